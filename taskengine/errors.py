@@ -1,0 +1,145 @@
+"""Every error and signal of the engine. Wire codes for them stand in one table, beside the server's handlers.
+
+Errors say what happened and what to do next; their facts are attributes, and `args` equal the parameters, so
+that they survive pickling.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AttemptReleased",
+    "BadAnswer",
+    "ClaimLost",
+    "DeclarationError",
+    "EngineError",
+    "InvalidArguments",
+    "MissingCapability",
+    "ProtocolError",
+    "ResultError",
+    "SettingsError",
+    "Signal",
+    "StoreUnavailable",
+    "Suspended",
+    "TaskCancelled",
+    "TaskNotFound",
+    "ToolError",
+]
+
+
+class EngineError(Exception):
+    """Base of all errors the engine raises by itself."""
+
+
+class DeclarationError(EngineError):
+    """A tool or engine was declared in a way that cannot work; raised at import, before anything is served."""
+
+
+class SettingsError(EngineError):
+    """A setting is missing or wrong; the message names it."""
+
+
+class ToolError(EngineError):
+    """Raised by a tool: the call ends with an `isError` result whose text is this message (X-TOOL-22)."""
+
+
+class ProtocolError(EngineError):
+    """Raised by a tool: the call ends with this JSON-RPC error; a task becomes `failed` (M-TASK-37).
+
+    `code` should be outside -32768 to -32000 unless the specification defines it (M-BASE-15).
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(code, message, data)
+        self.code, self.message, self.data = code, message, data
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code})"
+
+
+class MissingCapability(ProtocolError):
+    """The tool asked for something the client did not declare on the call (M-CAP-02, M-TASK-58).
+
+    `data.requiredCapabilities` is a `ClientCapabilities` object that holds what is missing (M-CAP-03).
+    """
+
+    CODE = -32021
+
+    def __init__(self, required: dict[str, Any]) -> None:
+        names = ", ".join(sorted(required))
+        super().__init__(
+            self.CODE,
+            f"This call needs a client capability that was not declared: {names}",
+            {"requiredCapabilities": required},
+        )
+        self.args = (required,)
+        self.required = required
+
+
+class InvalidArguments(EngineError):
+    """The arguments do not fit the tool's input schema; the message tells a model what to correct (X-TOOL-21)."""
+
+
+class ResultError(EngineError):
+    """What the tool returned cannot be a result: not serialisable, outside its schema, or too large."""
+
+
+class BadAnswer(EngineError):
+    """An answer does not fit its question; the question stays open (M-TASK-59)."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key, self.reason = key, reason
+
+    def __str__(self) -> str:
+        return f"the answer to {self.key!r} does not fit: {self.reason}"
+
+
+class TaskNotFound(EngineError):
+    """No such task for this caller: never made, expired, or another's. One error, one message (X-SEC-03)."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return "Unknown or expired task"
+
+
+class ClaimLost(EngineError):
+    """A newer attempt owns the task, or it is terminal: drop the work, write nothing."""
+
+    def __init__(self, task_id: str, attempt: int) -> None:
+        super().__init__(task_id, attempt)
+        self.task_id, self.attempt = task_id, attempt
+
+    def __str__(self) -> str:
+        return f"task {self.task_id}: attempt {self.attempt} is no longer current"
+
+
+class StoreUnavailable(EngineError):
+    """Postgres cannot be reached or refused the work for now; nothing was changed, try again."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the database is not available ({self.reason})"
+
+
+class Signal(BaseException):
+    """Ends an attempt through a tool's own `except Exception`; only the execution package catches it."""
+
+
+class Suspended(Signal):
+    """The attempt's questions are stored; the last answer starts the next attempt."""
+
+
+class AttemptReleased(Signal):
+    """The worker drains: the task goes on elsewhere."""
+
+
+class TaskCancelled(Signal):
+    """The task was cancelled; raised in a sync tool (an async tool gets `asyncio.CancelledError`)."""

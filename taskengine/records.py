@@ -1,0 +1,115 @@
+"""What crosses from the store to the layers above: frozen, neutral of any wire.
+
+JSON payloads (`result`, `error`) are kept as the text that was stored, so that a poll serves them without
+parsing. Times are aware datetimes in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from taskengine.lifecycle import TERMINAL, Phase, Status
+
+__all__ = ["Answered", "Claim", "Doorbell", "NewTask", "Question", "TaskRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request for input. `key` is unique for the life of its task (M-TASK-56).
+
+    `method` is `elicitation/create`, `sampling/createMessage` or `roots/list`; `params` are its params (M-TASK-57).
+    """
+
+    key: str
+    method: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question with the client's answer: an `ElicitResult`, `CreateMessageResult` or `ListRootsResult`."""
+
+    question: Question
+    response: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A call to be stored. `arguments` have been checked against the tool's schema."""
+
+    id: str
+    owner: str
+    tool: str
+    queue: str
+    arguments: Mapping[str, Any]
+    capabilities: Mapping[str, Any]
+    """The client's capabilities as declared on this call: they decide what may be asked (A-32)."""
+    ttl_ms: int
+    poll_interval_ms: int
+    """The longest poll interval to suggest."""
+    first: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Answers to the tool's `ask_first` questions, by key."""
+    nonce: str | None = None
+    """Unique once given: a second task with it is not made, the first is returned (M-MRTR-10)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A task as its owner may see it."""
+
+    id: str
+    tool: str
+    status: Status
+    phase: Phase
+    attempt: int
+    status_message: str | None
+    progress: float | None
+    progress_total: float | None
+    progress_message: str | None
+    result: str | None
+    """JSON text of the `CallToolResult` members (`content`, …), when completed."""
+    is_error: bool
+    error: str | None
+    """JSON text of the JSON-RPC error object, when failed."""
+    created_at: datetime
+    updated_at: datetime
+    now: datetime
+    """The database's clock when the row was read: ages are differences on one clock."""
+    ttl_ms: int
+    poll_interval_ms: int
+    open_questions: tuple[Question, ...] = ()
+
+    @property
+    def terminal(self) -> bool:
+        return self.status in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One worker's right to run the task now; `attempt` is the fencing token of all its writes."""
+
+    task_id: str
+    attempt: int
+    worker_id: str
+    tool: str
+    owner: str
+    queue: str
+    arguments: Mapping[str, Any]
+    capabilities: Mapping[str, Any]
+    first: Mapping[str, Mapping[str, Any]]
+    answers: Mapping[str, Answered]
+    """Every answered question of the task so far, by key."""
+    ran_ms: int
+    """Running time of earlier attempts, which counts towards the tool's `timeout`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doorbell:
+    """A job message: the attempt of a task that is due. It carries identifiers, not state."""
+
+    task_id: str
+    attempt: int
+    queue: str

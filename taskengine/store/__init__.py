@@ -1,0 +1,56 @@
+"""All SQL, grouped by noun. One colour: async; one driver: asyncpg, through SQLAlchemy Core."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from taskengine.settings import Settings
+from taskengine.store.attempts import Attempts
+from taskengine.store.changes import Changes
+from taskengine.store.database import Database
+from taskengine.store.inputs import Inputs
+from taskengine.store.keys import Keys
+from taskengine.store.tasks import Tasks
+from taskengine.store.upkeep import Upkeep
+from taskengine.store.workers import Workers
+
+__all__ = ["Store"]
+
+
+class Store:
+    """The nouns of one process's database. Open it on the event loop that uses it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.tasks = Tasks(database)
+        self.attempts = Attempts(database)
+        self.inputs = Inputs(database)
+        self.workers = Workers(database)
+        self.upkeep = Upkeep(database)
+        self.keys = Keys(database)
+        self.changes = Changes(database)
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Store:
+        """Nothing is connected yet: a database that is away shows at the first call, and may come later."""
+        return cls(Database(settings))
+
+    async def close(self) -> None:
+        await self.changes.stop()
+        await self._database.close()
+
+    async def health(self) -> None:
+        """Raises StoreUnavailable."""
+        await self._database.run(text("SELECT 1"))
+
+    async def server_version(self) -> str:
+        return str((await self._database.run(text("SHOW server_version"))).scalar_one())
+
+    async def schema_revision(self) -> str | None:
+        """The migration the database is at; None when it has never been migrated."""
+        try:
+            found = await self._database.run(text("SELECT version_num FROM taskengine_schema"))
+        except ProgrammingError:
+            return None
+        return found.scalar_one_or_none()

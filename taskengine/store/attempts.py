@@ -1,0 +1,234 @@
+"""What a worker writes of the attempt it holds. Every statement is conditioned on the attempt's number.
+
+A write of an attempt that is no longer current changes nothing and raises ClaimLost: a worker that was frozen, cut
+off or cancelled in the middle can do no harm, whatever it tries later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Update, and_, cast, extract, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from taskengine.errors import ClaimLost
+from taskengine.lifecycle import Event, Phase, sources, target
+from taskengine.records import Answered, Claim, Doorbell, Question
+from taskengine.store import channels
+from taskengine.store.database import Database
+from taskengine.store.payload import dump, load
+from taskengine.store.tables import inputs, logs, tasks
+from taskengine.store.tasks import ending, touched
+
+__all__ = ["Attempts"]
+
+
+class Attempts:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(self, doorbell: Doorbell, worker_id: str) -> Claim | None:
+        """Make `worker_id` the holder of the attempt the doorbell names.
+
+        None when the attempt is not due: claimed already, ended, waiting, or gone. That is the normal fate of a
+        doorbell that was repeated or late.
+        """
+        async with self._database.transaction() as connection:
+            claimed = await connection.execute(
+                update(tasks)
+                .where(tasks.c.id == doorbell.task_id, tasks.c.attempt == doorbell.attempt - 1)
+                .where(tasks.c.phase.in_(sources(Event.CLAIM)))
+                .values(
+                    **_state(Event.CLAIM),
+                    attempt=tasks.c.attempt + 1,
+                    worker_id=worker_id,
+                    claimed_at=func.clock_timestamp(),
+                    status_message="Running",
+                    **touched(),
+                )
+                .returning(
+                    tasks.c.tool,
+                    tasks.c.owner,
+                    tasks.c.queue,
+                    tasks.c.arguments,
+                    tasks.c.capabilities,
+                    tasks.c.first,
+                    tasks.c.ran_ms,
+                )
+            )
+            row = claimed.one_or_none()
+            if row is None:
+                return None
+            answers = await self._answers(connection, doorbell.task_id) if doorbell.attempt > 1 else {}
+        return Claim(
+            task_id=doorbell.task_id,
+            attempt=doorbell.attempt,
+            worker_id=worker_id,
+            tool=row.tool,
+            owner=row.owner,
+            queue=row.queue,
+            arguments=load(row.arguments),
+            capabilities=load(row.capabilities),
+            first=load(row.first),
+            answers=answers,
+            ran_ms=row.ran_ms,
+        )
+
+    async def _answers(self, connection: AsyncConnection, task_id: str) -> dict[str, Answered]:
+        rows = await connection.execute(
+            select(inputs.c.key, inputs.c.method, inputs.c.params, inputs.c.response)
+            .where(inputs.c.task_id == task_id, inputs.c.response.is_not(None))
+            .order_by(inputs.c.attempt, inputs.c.position)
+        )
+        return {row.key: Answered(Question(row.key, row.method, load(row.params)), load(row.response)) for row in rows}
+
+    async def progress(
+        self, claim: Claim, progress: float | None, total: float | None, message: str | None, status_message: str
+    ) -> None:
+        """Record the latest progress. Raises ClaimLost."""
+        await self._change(
+            claim,
+            update(tasks)
+            .where(tasks.c.phase == Phase.RUNNING)
+            .values(
+                progress=progress,
+                progress_total=total,
+                progress_message=message,
+                status_message=status_message,
+                **touched(),
+            ),
+        )
+
+    async def log(self, claim: Claim, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Append log lines (`level`, `logger`, `data` as JSON text), in order."""
+        await self._database.run(
+            insert(logs), [{"task_id": claim.task_id, "attempt": claim.attempt, **line} for line in lines]
+        )
+
+    async def suspend(self, claim: Claim, questions: Sequence[Question], status_message: str) -> None:
+        """End the attempt with these questions open: the task waits and holds no worker. Raises ClaimLost."""
+        async with self._database.transaction() as connection:
+            changed = _of(claim, update(tasks).where(tasks.c.phase.in_(sources(Event.ASK)))).values(
+                **_state(Event.ASK), worker_id=None, ran_ms=_ran_ms(), status_message=status_message, **touched()
+            )
+            ended = changed.returning(tasks.c.id).cte("ended")
+            if (await connection.execute(channels.telling(ended, ended.c.id))).one_or_none() is None:
+                raise ClaimLost(claim.task_id, claim.attempt)
+            await connection.execute(
+                insert(inputs),
+                [
+                    {
+                        "task_id": claim.task_id,
+                        "key": question.key,
+                        "position": position,
+                        "attempt": claim.attempt,
+                        "method": question.method,
+                        "params": dump(question.params),
+                    }
+                    for position, question in enumerate(questions)
+                ],
+            )
+
+    async def complete(
+        self, claim: Claim, result: str, *, is_error: bool, status_message: str, traceback: str | None = None
+    ) -> None:
+        """Settle the task as completed; `result` is the JSON text of a neutral result. Raises ClaimLost."""
+        await self._change(
+            claim,
+            update(tasks)
+            .where(tasks.c.phase.in_(sources(Event.COMPLETE)))
+            .values(
+                **ending(Event.COMPLETE),
+                ran_ms=_ran_ms(),
+                result=result,
+                is_error=is_error,
+                traceback=traceback,
+                status_message=status_message,
+            ),
+        )
+
+    async def fail(self, claim: Claim, error: str, *, status_message: str, traceback: str | None = None) -> None:
+        """Settle the task as failed; `error` is the JSON text of a JSON-RPC error object. Raises ClaimLost."""
+        await self._change(
+            claim,
+            update(tasks)
+            .where(tasks.c.phase.in_(sources(Event.FAIL)))
+            .values(
+                **ending(Event.FAIL), ran_ms=_ran_ms(), error=error, traceback=traceback, status_message=status_message
+            ),
+        )
+
+    async def release(self, claim: Claim) -> Doorbell:
+        """Hand the task back unharmed: the next attempt is due. Raises ClaimLost."""
+        return await self._back_to_queue(claim, Event.RELEASE, "Waiting for another worker", {})
+
+    async def lose(self, claim: Claim, cause: str, max_crashes: int, error: str) -> Doorbell | None:
+        """The attempt's process died (`cause` says how): the next attempt is due.
+
+        After `max_crashes` lost attempts the task fails with `error` instead, and None is returned. Raises ClaimLost.
+        """
+        last = tasks.c.crashes + 1 >= max_crashes
+        try:
+            return await self._back_to_queue(
+                claim, Event.LOSE, f"Attempt {claim.attempt} was lost: {cause}", {"crashes": tasks.c.crashes + 1}, ~last
+            )
+        except ClaimLost:
+            await self._change(
+                claim,
+                update(tasks)
+                .where(tasks.c.phase.in_(sources(Event.ABANDON)), last)
+                .values(
+                    **ending(Event.ABANDON),
+                    ran_ms=_ran_ms(),
+                    crashes=tasks.c.crashes + 1,
+                    error=error,
+                    status_message=f"Gave up after {max_crashes} lost attempts: {cause}",
+                ),
+            )
+            return None
+
+    async def _back_to_queue(
+        self, claim: Claim, event: Event, message: str, values: dict[str, Any], *conditions: ColumnElement[bool]
+    ) -> Doorbell:
+        await self._change(
+            claim,
+            update(tasks)
+            .where(tasks.c.phase.in_(sources(event)), *conditions)
+            .values(
+                **_state(event),
+                worker_id=None,
+                ran_ms=_ran_ms(),
+                rung_at=func.now(),
+                status_message=message,
+                **touched(),
+                **values,
+            ),
+        )
+        return Doorbell(claim.task_id, claim.attempt + 1, claim.queue)
+
+    async def held_by(self, worker_id: str) -> set[tuple[str, int]]:
+        """The (task, attempt) pairs the worker holds by the store's word; whatever else it runs was taken from it."""
+        rows = await self._database.run(select(tasks.c.id, tasks.c.attempt).where(tasks.c.worker_id == worker_id))
+        return {(row.id, row.attempt) for row in rows}
+
+    async def _change(self, claim: Claim, statement: Update) -> None:
+        changed = _of(claim, statement).returning(tasks.c.id).cte("changed")
+        if (await self._database.run(channels.telling(changed, changed.c.id))).one_or_none() is None:
+            raise ClaimLost(claim.task_id, claim.attempt)
+
+
+def _of(claim: Claim, statement: Update) -> Update:
+    return statement.where(
+        and_(tasks.c.id == claim.task_id, tasks.c.attempt == claim.attempt, tasks.c.worker_id == claim.worker_id)
+    )
+
+
+def _state(event: Event) -> dict[str, Any]:
+    status, phase = target(event)
+    return {"status": status, "phase": phase}
+
+
+def _ran_ms() -> ColumnElement[int]:
+    running = cast(extract("epoch", func.clock_timestamp() - tasks.c.claimed_at) * 1000, BigInteger)
+    return tasks.c.ran_ms + func.coalesce(running, 0)

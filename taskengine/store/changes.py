@@ -1,0 +1,166 @@
+"""Waiting for changes without asking all the time, and without a database connection per waiter.
+
+One listening session per process feeds every waiter. Once a second one batched query looks at all watched tasks, so
+a lost notification costs a second; with nobody waiting, nothing is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from sqlalchemy import func, select
+
+from taskengine.errors import StoreUnavailable
+from taskengine.store import channels
+from taskengine.store.database import Database
+from taskengine.store.listener import Listener
+from taskengine.store.tables import tasks
+
+__all__ = ["Changes", "ToolsWatch", "Watch"]
+
+logger = logging.getLogger("taskengine.store")
+
+LOOK_S = 1.0
+
+
+class Watch:
+    """The changed tasks among those watched, collected until asked for."""
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self._changed: set[str] = set()
+        self._ready = asyncio.Event()
+        self.ids: set[str] = set()
+
+    def add(self, task_id: str) -> None:
+        self.ids.add(task_id)
+        self._changes.attach(task_id, self)
+
+    def mark(self, task_id: str) -> None:
+        self._changed.add(task_id)
+        self._ready.set()
+
+    async def next(self, timeout_s: float | None = None) -> set[str]:
+        """Ids changed since the last call; waits for the first up to `timeout_s`, then returns an empty set."""
+        try:
+            await asyncio.wait_for(self._ready.wait(), timeout_s)
+        except TimeoutError:
+            return set()
+        changed, self._changed = self._changed, set()
+        self._ready.clear()
+        return changed
+
+
+class ToolsWatch:
+    def __init__(self) -> None:
+        self._ready = asyncio.Event()
+
+    def mark(self) -> None:
+        self._ready.set()
+
+    async def next(self, timeout_s: float | None = None) -> bool:
+        """Whether the list of tools changed since the last call; waits up to `timeout_s` for it."""
+        try:
+            await asyncio.wait_for(self._ready.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        self._ready.clear()
+        return True
+
+
+class Changes:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._watches: dict[str, set[Watch]] = {}
+        self._seen: dict[str, datetime] = {}
+        self._tools: set[ToolsWatch] = set()
+        self._listener = Listener(
+            database.url, {channels.TASKS: self._mark, channels.TOOLS: self._mark_tools}, self._mark_all
+        )
+        self._looking: asyncio.Task[None] | None = None
+
+    def _start(self) -> None:
+        """Listen from the first watch on: a process that watches nothing holds no session for it."""
+        if self._looking is None:
+            self._listener.start()
+            self._looking = asyncio.get_running_loop().create_task(self._look_for_ever(), name="changes")
+
+    async def stop(self) -> None:
+        await self._listener.stop()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+            self._looking = None
+
+    @asynccontextmanager
+    async def watch(self, task_ids: Iterable[str] = ()) -> AsyncIterator[Watch]:
+        """Changes after entering are seen: enter first, then read the state, then wait."""
+        self._start()
+        watch = Watch(self)
+        for task_id in task_ids:
+            watch.add(task_id)
+        try:
+            yield watch
+        finally:
+            for task_id in watch.ids:
+                watches = self._watches.get(task_id, set())
+                watches.discard(watch)
+                if not watches:
+                    self._watches.pop(task_id, None)
+                    self._seen.pop(task_id, None)
+
+    @asynccontextmanager
+    async def watch_tools(self) -> AsyncIterator[ToolsWatch]:
+        self._start()
+        watch = ToolsWatch()
+        self._tools.add(watch)
+        try:
+            yield watch
+        finally:
+            self._tools.discard(watch)
+
+    async def announce_tools(self) -> None:
+        """Tell every process's clients that the list of tools changed."""
+        await self._database.run(select(func.pg_notify(channels.TOOLS, "")))
+
+    def attach(self, task_id: str, watch: Watch) -> None:
+        self._watches.setdefault(task_id, set()).add(watch)
+
+    def _mark(self, task_id: str) -> None:
+        for watch in self._watches.get(task_id, ()):
+            watch.mark(task_id)
+
+    def _mark_tools(self, _payload: str) -> None:
+        for watch in self._tools:
+            watch.mark()
+
+    def _mark_all(self) -> None:
+        for task_id in list(self._watches):
+            self._mark(task_id)
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if not self._watches:
+                continue
+            try:
+                await self._look()
+            except StoreUnavailable as error:
+                logger.debug("could not look for changes: %s", error)
+
+    async def _look(self) -> None:
+        rows = await self._database.run(
+            select(tasks.c.id, tasks.c.updated_at).where(tasks.c.id.in_(list(self._watches)))
+        )
+        for row in rows:
+            task_id, updated_at = row.id, row.updated_at
+            before = self._seen.get(task_id)
+            if task_id in self._watches:
+                self._seen[task_id] = updated_at
+                # The first look cannot tell whether the notification of an earlier change was lost.
+                if before != updated_at:
+                    self._mark(task_id)

@@ -1,0 +1,108 @@
+"""One process's way to Postgres: the pool, short statements, transactions, and their failures in one class."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy import CursorResult, Executable
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from taskengine.errors import StoreUnavailable
+from taskengine.settings import Settings
+
+__all__ = ["Database", "driver_url", "unavailable"]
+
+CONNECT_TIMEOUT_S = 5
+COMMAND_TIMEOUT_S = 30
+POOL_TIMEOUT_S = 5
+
+# SQLSTATE classes after which the same statement may succeed later: connection, resources, operator intervention,
+# read-only standby, serialisation, deadlock, lock timeout.
+_PASSING = ("08", "53", "57", "25006", "40001", "40P01", "55P03")
+
+
+def driver_url(url: str) -> URL:
+    """The address for SQLAlchemy's asyncpg dialect; a Unix socket directory may stand in `?host=`."""
+    return make_url(url).set(drivername="postgresql+asyncpg")
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether `error` says that Postgres cannot be had now, rather than that a statement is wrong."""
+    if isinstance(error, OSError | TimeoutError | PoolTimeout | InterfaceError | OperationalError):
+        return True
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    original = getattr(cause, "__cause__", None) or cause
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if isinstance(original, OSError | TimeoutError | asyncpg.InterfaceError):
+        return True
+    return str(getattr(original, "sqlstate", None) or "").startswith(_PASSING)
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if unavailable(error):
+            reason = type(getattr(error, "orig", None) or error).__name__
+            raise StoreUnavailable(reason) from error
+        raise
+
+
+class Database:
+    """The pool of one process, made for the event loop that uses it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = settings.database_url.get_secret_value()
+        self._engine: AsyncEngine = create_async_engine(
+            driver_url(self.url),
+            pool_size=settings.database_pool,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            pool_use_lifo=True,
+            connect_args={
+                "timeout": CONNECT_TIMEOUT_S,
+                "command_timeout": COMMAND_TIMEOUT_S,
+                "server_settings": {"application_name": "taskengine", "timezone": "UTC"},
+            },
+        )
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def run(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
+        """Execute one statement that commits by itself. Raises StoreUnavailable.
+
+        A connection that Postgres closed while it was idle (a restart) is replaced and the statement tried again
+        once: it had not been sent whole, so nothing was done twice.
+        """
+        async with _translated():
+            try:
+                return await self._run(statement, parameters)
+            except DBAPIError as error:
+                if not _was_closed_while_idle(error):
+                    raise
+                return await self._run(statement, parameters)
+
+    async def _run(self, statement: Executable, parameters: Any) -> CursorResult[Any]:
+        async with self._autocommit.connect() as connection:
+            return await connection.execute(statement, parameters)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Several statements that commit together. Raises StoreUnavailable, also from the commit."""
+        async with _translated(), self._engine.begin() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+def _was_closed_while_idle(error: DBAPIError) -> bool:
+    original = getattr(error.orig, "__cause__", None) or error.orig
+    return isinstance(original, asyncpg.InterfaceError) and "connection is closed" in str(original)

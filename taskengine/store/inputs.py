@@ -1,0 +1,74 @@
+"""Answers to open questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import exists, func, select, update
+
+from taskengine.errors import TaskNotFound
+from taskengine.lifecycle import Event, sources, target
+from taskengine.records import Doorbell
+from taskengine.store import channels, retention
+from taskengine.store.database import Database
+from taskengine.store.payload import dump
+from taskengine.store.tables import inputs, tasks
+from taskengine.store.tasks import touched
+
+__all__ = ["Inputs"]
+
+
+class Inputs:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def answer(self, task_id: str, owner: str, responses: Mapping[str, Mapping[str, Any]]) -> Doorbell | None:
+        """Store checked answers; keys that are not open are ignored (M-TASK-50). Raises TaskNotFound.
+
+        The first answer to a key wins. When the last open question was answered the next attempt is due, and its
+        doorbell is returned. The task's row is locked first, so two last answers cannot both see one left open.
+        """
+        async with self._database.transaction() as connection:
+            locked = await connection.execute(
+                select(tasks.c.id)
+                .where(tasks.c.id == task_id, tasks.c.owner == owner, retention.readable())
+                .with_for_update()
+            )
+            if locked.one_or_none() is None:
+                raise TaskNotFound(task_id)
+            waiting = tasks.c.phase.in_(sources(Event.RESUME))
+            answered = 0
+            for key, response in responses.items():
+                stored = await connection.execute(
+                    update(inputs)
+                    .where(inputs.c.task_id == task_id, inputs.c.key == key, inputs.c.response.is_(None))
+                    .where(exists().where(tasks.c.id == task_id, waiting))
+                    .values(response=dump(response), answered_at=func.clock_timestamp())
+                )
+                answered += stored.rowcount
+            if not answered:
+                return None
+            status, phase = target(Event.RESUME)
+            none_open = ~exists().where(inputs.c.task_id == task_id, inputs.c.response.is_(None))
+            resumed = (
+                update(tasks)
+                .where(tasks.c.id == task_id, waiting, none_open)
+                .values(
+                    status=status,
+                    phase=phase,
+                    rung_at=func.now(),
+                    status_message="Answered; waiting for a worker",
+                    **touched(),
+                )
+                .returning(tasks.c.id, tasks.c.attempt, tasks.c.queue)
+                .cte("resumed")
+            )
+            row = (
+                await connection.execute(channels.telling(resumed, resumed.c.attempt, resumed.c.queue))
+            ).one_or_none()
+            if row is not None:
+                return Doorbell(task_id, row.attempt + 1, row.queue)
+            partly = update(tasks).where(tasks.c.id == task_id).values(**touched()).returning(tasks.c.id).cte("partly")
+            await connection.execute(channels.telling(partly, partly.c.id))
+            return None

@@ -1,0 +1,138 @@
+"""The schema: what one table can hold is said here again, as CHECKs and partial indexes.
+
+JSON payloads are text, not jsonb: they are served as they were stored, byte for byte, and encryption at rest can
+replace them. `migrations/` creates the same tables; a test asserts that they agree.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    func,
+    text,
+)
+
+from taskengine.lifecycle import STATES, Phase, Status
+
+__all__ = ["inputs", "keys", "logs", "metadata", "tasks", "workers"]
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_TIME = DateTime(timezone=True)
+_LEGAL_STATES = ", ".join(f"('{state.status}', '{state.phase}')" for state in STATES)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("queue", Text, nullable=False, comment="the route its doorbells take"),
+    Column("status", Text, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="0", comment="fencing token; grows with each claim"),
+    Column("worker_id", Text, comment="holder of the current attempt"),
+    Column("crashes", Integer, nullable=False, server_default="0", comment="attempts lost with their worker"),
+    Column("arguments", Text, nullable=False),
+    Column("capabilities", Text, nullable=False, comment="what the client declared on the call"),
+    Column("first", Text, nullable=False, server_default="{}", comment="answers to the tool's ask_first questions"),
+    Column("nonce", Text, unique=True, comment="single use of a requestState"),
+    Column("status_message", Text),
+    Column("progress", Double),
+    Column("progress_total", Double),
+    Column("progress_message", Text),
+    Column("result", Text),
+    Column("is_error", Boolean, nullable=False, server_default="false"),
+    Column("error", Text),
+    Column("traceback", Text, comment="for operators; never served to clients"),
+    Column("ran_ms", BigInteger, nullable=False, server_default="0", comment="running time of ended attempts"),
+    Column("base_ttl_ms", BigInteger, nullable=False, comment="the tool's ttl: retention grows by multiples of it"),
+    Column("ttl_ms", BigInteger, nullable=False, comment="retention from created_at, kept ahead of a live task"),
+    Column("expires_at", _TIME, nullable=False, comment="created_at + ttl_ms"),
+    Column("poll_interval_ms", Integer, nullable=False, comment="longest poll interval to suggest"),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    Column("updated_at", _TIME, nullable=False, server_default=func.now()),
+    Column("claimed_at", _TIME, comment="start of the current attempt"),
+    Column("rung_at", _TIME, comment="last doorbell; null: never"),
+    Column("ended_at", _TIME),
+    CheckConstraint(f"(status, phase) IN ({_LEGAL_STATES})", name="legal_state"),
+    CheckConstraint(f"(phase = '{Phase.RUNNING}') = (worker_id IS NOT NULL)", name="only_running_is_held"),
+    CheckConstraint(f"(status = '{Status.COMPLETED}') = (result IS NOT NULL)", name="completed_has_result"),
+    CheckConstraint(f"(status = '{Status.FAILED}') = (error IS NOT NULL)", name="failed_has_error"),
+    CheckConstraint(f"(phase = '{Phase.DONE}') = (ended_at IS NOT NULL)", name="done_has_end"),
+    CheckConstraint("attempt >= 0 AND crashes >= 0 AND base_ttl_ms > 0 AND ttl_ms > 0", name="counts"),
+    Index("ix_tasks_due", "queue", "created_at", postgresql_where=text(f"phase = '{Phase.QUEUED}'")),
+    Index("ix_tasks_held", "worker_id", postgresql_where=text("worker_id IS NOT NULL")),
+    Index("ix_tasks_alive", "expires_at", postgresql_where=text(f"phase <> '{Phase.DONE}'")),
+    Index("ix_tasks_sweep", "expires_at", postgresql_where=text(f"phase = '{Phase.DONE}'")),
+)
+
+inputs = Table(
+    "inputs",
+    metadata,
+    Column("task_id", Text, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", Text, primary_key=True, comment="never reused within a task (M-TASK-56)"),
+    Column("position", Integer, nullable=False, comment="order within the attempt that asked"),
+    Column("attempt", Integer, nullable=False, comment="the attempt that asked"),
+    Column("method", Text, nullable=False),
+    Column("params", Text, nullable=False),
+    Column("response", Text, comment="null while the question is open"),
+    Column("asked_at", _TIME, nullable=False, server_default=func.now()),
+    Column("answered_at", _TIME),
+    CheckConstraint("(response IS NULL) = (answered_at IS NULL)", name="answered_has_time"),
+    Index("ix_inputs_open", "task_id", postgresql_where=text("response IS NULL")),
+)
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("task_id", Text, ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("logger", Text),
+    Column("data", Text, nullable=False),
+    Column("at", _TIME, nullable=False, server_default=func.now()),
+    Index(None, "task_id", "id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("queues", Text, nullable=False, comment="JSON list"),
+    Column("presence_key", BigInteger, comment="session advisory lock it holds; null: lease alone"),
+    Column("started_at", _TIME, nullable=False, server_default=func.now()),
+    Column("lease_until", _TIME, nullable=False),
+    Column("suspected_at", _TIME, comment="its presence lock was first seen free"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("secret", Text, nullable=False, comment="base64"),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+)

@@ -1,0 +1,174 @@
+"""Tasks as their owners see them: create, read, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, case, func, select, update
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+
+from taskengine.errors import TaskNotFound
+from taskengine.lifecycle import Event, Phase, Status, sources, target
+from taskengine.records import Doorbell, NewTask, Question, TaskRecord
+from taskengine.store import channels, retention
+from taskengine.store.database import Database
+from taskengine.store.payload import dump, load
+from taskengine.store.tables import inputs, tasks
+
+__all__ = ["Tasks"]
+
+_open_questions = (
+    select(
+        func.json_agg(
+            aggregate_order_by(
+                func.json_build_array(inputs.c.key, inputs.c.method, inputs.c.params), inputs.c.position, inputs.c.key
+            )
+        )
+    )
+    .where(inputs.c.task_id == tasks.c.id, inputs.c.response.is_(None))
+    .scalar_subquery()
+)
+
+_VISIBLE = (
+    tasks.c.id,
+    tasks.c.tool,
+    tasks.c.status,
+    tasks.c.phase,
+    tasks.c.attempt,
+    tasks.c.status_message,
+    tasks.c.progress,
+    tasks.c.progress_total,
+    tasks.c.progress_message,
+    tasks.c.result,
+    tasks.c.is_error,
+    tasks.c.error,
+    tasks.c.created_at,
+    tasks.c.updated_at,
+    func.clock_timestamp().label("now"),
+    tasks.c.ttl_ms,
+    tasks.c.poll_interval_ms,
+    case((tasks.c.phase == Phase.WAITING, _open_questions)).label("open_questions"),
+)
+
+
+class Tasks:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, new: NewTask) -> tuple[TaskRecord, Doorbell | None]:
+        """Store the call; it is accepted once this returns. The doorbell is for whoever rings.
+
+        Repeating it with the same id changes nothing, so a create whose outcome was not learned may be repeated. When
+        `new.nonce` was used before, nothing is stored and the earlier task is returned without a doorbell.
+        """
+        inserted = await self._database.run(
+            insert(tasks)
+            .values(
+                id=new.id,
+                owner=new.owner,
+                tool=new.tool,
+                queue=new.queue,
+                status=Status.WORKING,
+                phase=Phase.QUEUED,
+                arguments=dump(new.arguments),
+                capabilities=dump(new.capabilities),
+                first=dump(new.first),
+                nonce=new.nonce,
+                status_message="Waiting for a worker",
+                base_ttl_ms=new.ttl_ms,
+                ttl_ms=new.ttl_ms,
+                expires_at=retention.from_creation(func.now(), new.ttl_ms),
+                poll_interval_ms=new.poll_interval_ms,
+                rung_at=func.now(),
+            )
+            .on_conflict_do_nothing()
+            .returning(*_VISIBLE)
+        )
+        row = inserted.one_or_none()
+        if row is not None:
+            return _record(row), Doorbell(new.id, 1, new.queue)
+        earlier = tasks.c.id == new.id if new.nonce is None else tasks.c.nonce == new.nonce
+        return await self._one(_visible_to(new.owner).where(earlier), new.id), None
+
+    async def get(self, task_id: str, owner: str) -> TaskRecord:
+        """Raises TaskNotFound for an unknown, expired or foreign id alike."""
+        return await self._one(_visible_to(owner).where(tasks.c.id == task_id), task_id)
+
+    async def get_many(self, task_ids: Iterable[str], owner: str) -> dict[str, TaskRecord]:
+        """Those of `task_ids` that the owner may see, by id."""
+        found = await self._database.run(_visible_to(owner).where(tasks.c.id.in_(list(task_ids))))
+        return {row.id: _record(row) for row in found}
+
+    async def cancel(self, task_id: str, owner: str) -> None:
+        """The task is cancelled when this returns, unless it had ended before (A-08). Raises TaskNotFound."""
+        async with self._database.transaction() as connection:
+            held = await connection.execute(
+                select(tasks.c.worker_id)
+                .where(tasks.c.id == task_id, tasks.c.owner == owner, retention.readable())
+                .with_for_update()
+            )
+            row = held.one_or_none()
+            if row is None:
+                raise TaskNotFound(task_id)
+            cancelled = (
+                update(tasks)
+                .where(tasks.c.id == task_id, tasks.c.phase.in_(sources(Event.CANCEL)))
+                .values(**ending(Event.CANCEL), status_message="Cancelled")
+                .returning(tasks.c.id)
+                .cte("cancelled")
+            )
+            await connection.execute(channels.telling(cancelled, cancelled.c.id))
+            if row.worker_id is not None:
+                await connection.execute(select(func.pg_notify(channels.WORKERS, row.worker_id)))
+
+    async def _one(self, statement: Select[Any], task_id: str) -> TaskRecord:
+        row = (await self._database.run(statement)).one_or_none()
+        if row is None:
+            raise TaskNotFound(task_id)
+        return _record(row)
+
+
+def ending(event: Event) -> dict[str, ColumnElement[Any] | Any]:
+    """The SET common to every end of a task: no holder, an end time, and time left to read it."""
+    status, phase = target(event)
+    return {
+        "status": status,
+        "phase": phase,
+        "worker_id": None,
+        "ended_at": func.clock_timestamp(),
+        **touched(),
+        **retention.ahead(),
+    }
+
+
+def touched() -> dict[str, ColumnElement[Any]]:
+    """The SET of every visible change: `updated_at` moves and never goes back (M-TASK-84)."""
+    return {"updated_at": func.greatest(tasks.c.updated_at, func.clock_timestamp())}
+
+
+def _visible_to(owner: str) -> Select[Any]:
+    return select(*_VISIBLE).where(tasks.c.owner == owner, retention.readable())
+
+
+def _record(row: Row[Any]) -> TaskRecord:
+    return TaskRecord(
+        id=row.id,
+        tool=row.tool,
+        status=Status(row.status),
+        phase=Phase(row.phase),
+        attempt=row.attempt,
+        status_message=row.status_message,
+        progress=row.progress,
+        progress_total=row.progress_total,
+        progress_message=row.progress_message,
+        result=row.result,
+        is_error=row.is_error,
+        error=row.error,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        now=row.now,
+        ttl_ms=row.ttl_ms,
+        poll_interval_ms=row.poll_interval_ms,
+        open_questions=tuple(Question(key, method, load(params)) for key, method, params in row.open_questions or ()),
+    )

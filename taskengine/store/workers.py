@@ -1,0 +1,180 @@
+"""Worker processes: their lease, their presence lock, and what happens to the tasks of one that died.
+
+Presence is a session advisory lock that falls within milliseconds of a kill; the lease is the backstop for a worker
+that is frozen or cut off. The lock is looked at twice, a second apart, and not within one lease of a start of
+Postgres, when nobody holds a lock yet (`shared/faults.md`, section 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+    update,
+)
+
+from taskengine.lifecycle import Event, sources, target
+from taskengine.records import Doorbell
+from taskengine.store import channels
+from taskengine.store.database import Database
+from taskengine.store.payload import dump
+from taskengine.store.tables import tasks, workers
+from taskengine.store.tasks import ending, touched
+
+__all__ = ["Reaped", "Workers"]
+
+_held = exists(
+    text(
+        "1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " AND ((classid::bigint << 32) | objid::bigint) = workers.presence_key"
+    )
+)
+_SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What became of dead workers' tasks."""
+
+    workers: tuple[str, ...]
+    doorbells: tuple[Doorbell, ...]
+    """Attempts that are due instead of the lost ones."""
+    failed: tuple[str, ...]
+    """Tasks that lost too many attempts."""
+
+
+class Workers:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def register(
+        self, worker_id: str, *, host: str, pid: int, queues: Sequence[str], presence_key: int | None, lease_s: float
+    ) -> None:
+        """Make the worker known, with a lease from now. Its presence lock must be held already."""
+        await self._database.run(
+            insert(workers).values(
+                id=worker_id,
+                host=host,
+                pid=pid,
+                queues=dump(list(queues)),
+                presence_key=presence_key,
+                lease_until=_from_now(lease_s),
+            )
+        )
+
+    async def renew(self, worker_id: str, lease_s: float) -> bool:
+        """False when the worker was declared dead: it holds nothing any more and must register anew."""
+        renewed = await self._database.run(
+            update(workers).where(workers.c.id == worker_id).values(lease_until=_from_now(lease_s))
+        )
+        return bool(renewed.rowcount)
+
+    async def leave(self, worker_id: str) -> None:
+        """Forget a worker that stops. Tasks it still holds are found by `reap` as those of nobody."""
+        await self._database.run(delete(workers).where(workers.c.id == worker_id))
+
+    async def alive(self) -> list[dict[str, Any]]:
+        """Every worker whose lease runs: id, host, pid, queues (JSON text), started_at, seconds left."""
+        rows = await self._database.run(
+            select(
+                workers.c.id,
+                workers.c.host,
+                workers.c.pid,
+                workers.c.queues,
+                workers.c.started_at,
+                workers.c.lease_until,
+            )
+            .where(workers.c.lease_until > func.clock_timestamp())
+            .order_by(workers.c.started_at)
+        )
+        return [dict(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name for it
+
+    async def look(self, lease_s: float) -> None:
+        """Note since when each worker's presence lock is free; forget the suspicion of one that holds it again."""
+        settled = func.pg_postmaster_start_time() < func.clock_timestamp() - lease_s * _SECOND
+        await self._database.run(
+            update(workers)
+            .where(workers.c.presence_key.is_not(None))
+            .where(
+                or_(workers.c.suspected_at.is_(None) & ~_held & settled, workers.c.suspected_at.is_not(None) & _held)
+            )
+            .values(suspected_at=text("CASE WHEN suspected_at IS NULL THEN clock_timestamp() END"))
+        )
+
+    async def reap(self, lease_s: float, max_crashes: int, error: str) -> Reaped:
+        """Declare dead workers dead and make their tasks due again; `error` settles those that lost too many attempts.
+
+        A task whose holder is not registered at all belongs to a worker that left or was declared dead while it
+        claimed; it is taken back the same way, once the claim is older than a lease.
+        """
+        now = func.clock_timestamp()
+        settled = func.pg_postmaster_start_time() < now - lease_s * _SECOND
+        dead = or_(
+            (workers.c.lease_until < now) & settled,
+            workers.c.suspected_at < now - _SECOND,
+        )
+        async with self._database.transaction() as connection:
+            buried = await connection.execute(
+                delete(workers)
+                .where(
+                    workers.c.id.in_(
+                        select(workers.c.id).where(dead).with_for_update(skip_locked=True).scalar_subquery()
+                    )
+                )
+                .returning(workers.c.id)
+            )
+            dead_ids = tuple(row.id for row in buried)
+            orphaned = ~exists().where(workers.c.id == tasks.c.worker_id) & (
+                tasks.c.claimed_at < now - lease_s * _SECOND
+            )
+            lost = or_(tasks.c.worker_id.in_(dead_ids), orphaned) & tasks.c.worker_id.is_not(None)
+            status, phase = target(Event.LOSE)
+            again = (
+                update(tasks)
+                .where(lost, tasks.c.phase.in_(sources(Event.LOSE)), tasks.c.crashes + 1 < max_crashes)
+                .values(
+                    status=status,
+                    phase=phase,
+                    worker_id=None,
+                    crashes=tasks.c.crashes + 1,
+                    rung_at=func.now(),
+                    status_message=func.concat("Attempt ", tasks.c.attempt, " was lost with its worker"),
+                    **touched(),
+                )
+                .returning(tasks.c.id, tasks.c.attempt, tasks.c.queue)
+                .cte("again")
+            )
+            due = await connection.execute(channels.telling(again, again.c.id, again.c.attempt, again.c.queue))
+            doorbells = tuple(Doorbell(row.id, row.attempt + 1, row.queue) for row in due)
+            abandoned = (
+                update(tasks)
+                .where(lost, tasks.c.phase.in_(sources(Event.ABANDON)), tasks.c.crashes + 1 >= max_crashes)
+                .values(
+                    **ending(Event.ABANDON),
+                    crashes=tasks.c.crashes + 1,
+                    error=error,
+                    status_message=literal(f"Gave up: {max_crashes} attempts were lost with their workers"),
+                )
+                .returning(tasks.c.id)
+                .cte("abandoned")
+            )
+            failed = await connection.execute(channels.telling(abandoned, abandoned.c.id))
+            return Reaped(dead_ids, doorbells, tuple(row.id for row in failed))
+
+
+def _from_now(seconds: float) -> Any:
+    return func.clock_timestamp() + seconds * _SECOND
