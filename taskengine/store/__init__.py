@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
 
 from taskengine.settings import Settings
+from taskengine.store import channels as channels
 from taskengine.store.attempts import Attempts
 from taskengine.store.changes import Changes
 from taskengine.store.database import Database
@@ -49,8 +49,7 @@ class Store:
 
     async def schema_revision(self) -> str | None:
         """The migration the database is at; None when it has never been migrated."""
-        try:
-            found = await self._database.run(text("SELECT version_num FROM taskengine_schema"))
-        except ProgrammingError:
+        there = await self._database.run(text("SELECT to_regclass('taskengine_schema')::text"))
+        if there.scalar_one() is None:
             return None
-        return found.scalar_one_or_none()
+        return (await self._database.run(text("SELECT version_num FROM taskengine_schema"))).scalar_one_or_none()

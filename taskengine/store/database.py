@@ -16,15 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from taskengine.errors import StoreUnavailable
 from taskengine.settings import Settings
 
-__all__ = ["Database", "driver_url", "unavailable"]
+__all__ = ["Database", "driver_url", "reason", "unavailable"]
 
 CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 30
 POOL_TIMEOUT_S = 5
 
 # SQLSTATE classes after which the same statement may succeed later: connection, resources, operator intervention,
-# read-only standby, serialisation, deadlock, lock timeout.
-_PASSING = ("08", "53", "57", "25006", "40001", "40P01", "55P03")
+# read-only standby, serialisation, deadlock, lock timeout; and a schema that is not there yet.
+_UNDEFINED_TABLE = "42P01"
+_PASSING = ("08", "53", "57", "25006", "40001", "40P01", "55P03", _UNDEFINED_TABLE)
 
 
 def driver_url(url: str) -> URL:
@@ -42,7 +43,20 @@ def unavailable(error: BaseException) -> bool:
         return True
     if isinstance(original, OSError | TimeoutError | asyncpg.InterfaceError):
         return True
-    return str(getattr(original, "sqlstate", None) or "").startswith(_PASSING)
+    return _sqlstate(error).startswith(_PASSING)
+
+
+def reason(error: BaseException) -> str:
+    """A few words for people, without addresses or secrets."""
+    if _sqlstate(error) == _UNDEFINED_TABLE:
+        return "its schema is missing or old: run `taskengine migrate`"
+    original = getattr(error, "orig", None) or error
+    return type(getattr(original, "__cause__", None) or original).__name__
+
+
+def _sqlstate(error: BaseException) -> str:
+    original = getattr(error, "orig", None) or error
+    return str(getattr(getattr(original, "__cause__", None) or original, "sqlstate", None) or "")
 
 
 @asynccontextmanager
@@ -51,8 +65,7 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except Exception as error:
         if unavailable(error):
-            reason = type(getattr(error, "orig", None) or error).__name__
-            raise StoreUnavailable(reason) from error
+            raise StoreUnavailable(reason(error)) from error
         raise
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -18,14 +19,23 @@ CHECK_S = 5.0
 
 
 class Listener:
-    """Calls each channel's function with the payload, and `connected` after every connection: some may be missed."""
+    """Calls each channel's function with the payload, and `connected` after every connection: some may be missed.
+
+    `prepare(connection)` makes the fresh session ready before it listens.
+    """
 
     def __init__(
-        self, url: str, channels: dict[str, Callable[[str], None]], connected: Callable[[], None] | None = None
+        self,
+        url: str,
+        channels: dict[str, Callable[[str], None]],
+        connected: Callable[[], None] | None = None,
+        *,
+        prepare: Callable[[Any], Awaitable[None]] | None = None,
     ) -> None:
         self._url = url
         self._channels = channels
         self._connected = connected
+        self._prepare = prepare
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -40,24 +50,26 @@ class Listener:
     async def _run(self) -> None:
         failing = False
         while True:
+            started = time.monotonic()
+            connection = None
             try:
                 connection = await asyncpg.connect(
                     self._url, timeout=5, server_settings={"application_name": "taskengine listener"}
                 )
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                if not failing:
-                    logger.warning("cannot listen for changes (%s): looking once a second instead", error)
-                failing = True
-                await asyncio.sleep(RECONNECT_S)
-                continue
-            try:
+                if failing:
+                    logger.info("listening for changes again")
                 failing = False
                 await self._listen(connection)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                logger.info("the listening session broke (%s): connecting again", error)
-                await asyncio.sleep(RECONNECT_S)
+                if not failing:
+                    logger.warning("the session that listens for changes broke (%s)", type(error).__name__)
+                failing = True
             finally:
-                connection.terminate()
+                if connection is not None:
+                    connection.terminate()
+            # At once after a session that had lasted: a presence lock must not be missed for a second.
+            if time.monotonic() - started < RECONNECT_S:
+                await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self, connection: Any) -> None:
         broken = asyncio.Event()
@@ -66,6 +78,8 @@ class Listener:
         def heard(_connection: Any, _pid: int, channel: str, payload: str) -> None:
             self._channels[channel](payload)
 
+        if self._prepare is not None:
+            await self._prepare(connection)
         for channel in self._channels:
             await connection.add_listener(channel, heard)
         if self._connected is not None:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from taskengine.errors import StoreUnavailable
-from taskengine.store.database import driver_url, unavailable
+from taskengine.store.database import driver_url, reason, unavailable
 
 __all__ = ["VERSION_TABLE", "downgrade", "head", "scripts", "sql", "upgrade"]
 
@@ -84,7 +84,7 @@ async def _run(url: str, action: Callable[[Config], None]) -> None:
                 await connection.commit()
     except Exception as error:
         if unavailable(error):
-            raise StoreUnavailable(type(getattr(error, "orig", None) or error).__name__) from error
+            raise StoreUnavailable(reason(error)) from error
         raise
     finally:
         await engine.dispose()

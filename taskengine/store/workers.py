@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    and_,
     delete,
     exists,
     func,
@@ -103,17 +104,32 @@ class Workers:
         )
         return [dict(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name for it
 
-    async def look(self, lease_s: float) -> None:
-        """Note since when each worker's presence lock is free; forget the suspicion of one that holds it again."""
+    async def look(self, lease_s: float) -> bool:
+        """Note since when each worker's presence lock is free; whether `reap` may find anything to do.
+
+        The suspicion of a worker that holds its lock again is forgotten.
+        """
         settled = func.pg_postmaster_start_time() < func.clock_timestamp() - lease_s * _SECOND
-        await self._database.run(
+        unsuspected = workers.c.suspected_at.is_(None)
+        looked = (
             update(workers)
             .where(workers.c.presence_key.is_not(None))
-            .where(
-                or_(workers.c.suspected_at.is_(None) & ~_held & settled, workers.c.suspected_at.is_not(None) & _held)
-            )
+            .where(or_(and_(unsuspected, ~_held, settled), and_(~unsuspected, _held)))
             .values(suspected_at=text("CASE WHEN suspected_at IS NULL THEN clock_timestamp() END"))
+            .returning(workers.c.id)
+            .cte("looked")
         )
+        may_be_dead = or_(
+            workers.c.lease_until < func.clock_timestamp(), workers.c.suspected_at < func.clock_timestamp() - _SECOND
+        )
+        orphan = select(tasks.c.id).where(_orphaned(lease_s)).limit(1)
+        found = await self._database.run(
+            select(
+                select(func.count()).select_from(looked).scalar_subquery(),
+                or_(exists().where(may_be_dead), orphan.exists()).label("found"),
+            )
+        )
+        return bool(found.one().found)
 
     async def reap(self, lease_s: float, max_crashes: int, error: str) -> Reaped:
         """Declare dead workers dead and make their tasks due again; `error` settles those that lost too many attempts.
@@ -138,10 +154,7 @@ class Workers:
                 .returning(workers.c.id)
             )
             dead_ids = tuple(row.id for row in buried)
-            orphaned = ~exists().where(workers.c.id == tasks.c.worker_id) & (
-                tasks.c.claimed_at < now - lease_s * _SECOND
-            )
-            lost = or_(tasks.c.worker_id.in_(dead_ids), orphaned) & tasks.c.worker_id.is_not(None)
+            lost = or_(tasks.c.worker_id.in_(dead_ids), _orphaned(lease_s)) & tasks.c.worker_id.is_not(None)
             status, phase = target(Event.LOSE)
             again = (
                 update(tasks)
@@ -174,6 +187,15 @@ class Workers:
             )
             failed = await connection.execute(channels.telling(abandoned, abandoned.c.id))
             return Reaped(dead_ids, doorbells, tuple(row.id for row in failed))
+
+
+def _orphaned(lease_s: float) -> ColumnElement[bool]:
+    """Held by a worker that is not registered: one that was buried while it claimed."""
+    return and_(
+        tasks.c.worker_id.is_not(None),
+        ~exists().where(workers.c.id == tasks.c.worker_id),
+        tasks.c.claimed_at < func.clock_timestamp() - lease_s * _SECOND,
+    )
 
 
 def _from_now(seconds: float) -> Any:

@@ -1,0 +1,159 @@
+"""A tool process: runs sync tools, one at a time, on its main thread.
+
+It knows neither the database nor the broker; its worker is reached over one socket. When that closes, the worker is
+gone and so is this process: nothing it could still produce would be accepted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+from taskengine.calling import call_sync
+from taskengine.errors import AttemptReleased, Signal, Suspended, TaskCancelled
+from taskengine.execution.frames import pack, receive_frame
+from taskengine.records import Question
+from taskengine.target import load_target
+
+__all__ = ["main"]
+
+SIGNALS: dict[str, type[Signal]] = {each.__name__: each for each in (Suspended, AttemptReleased, TaskCancelled)}
+_PR_SET_PDEATHSIG = 1
+
+
+class _Wire:
+    """The socket: a thread reads, everybody writes whole frames."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self.calls: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.replies: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.running: int | None = None
+        """The number of the call that may be interrupted."""
+        self.stopped: type[Signal] | None = None
+        self._main = threading.main_thread().ident
+
+    def send(self, message: dict[str, Any]) -> None:
+        frame = pack(message)
+        with self._lock:
+            self._connection.sendall(frame)
+
+    def read_for_ever(self) -> None:
+        while True:
+            message = receive_frame(self._connection)
+            if message is None:
+                os._exit(0)
+            match message["op"]:
+                case "run":
+                    self.calls.put(message)
+                case "stop":
+                    if message["call"] == self.running and self._main is not None:
+                        self.stopped = SIGNALS[message["signal"]]
+                        signal.pthread_kill(self._main, signal.SIGUSR1)
+                case _:
+                    self.replies.put(message)
+
+    def forget_replies(self) -> None:
+        """Drop what was still on its way to a call that was interrupted while it asked."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.replies.get_nowait()
+
+    def interrupt(self, _signum: int, _frame: FrameType | None) -> None:
+        """On the main thread, also in the middle of a blocking call: the stop becomes an exception in the tool."""
+        if self.running is not None and self.stopped is not None:
+            raise self.stopped
+
+
+class _ChildPort:
+    """`SyncPort` of a tool that runs in this process."""
+
+    def __init__(self, wire: _Wire, call: Mapping[str, Any]) -> None:
+        self._wire = wire
+        self.task_id: str | None = call["task_id"]
+        self.attempt: int = call["attempt"]
+        self.capabilities: Mapping[str, Any] = call["capabilities"]
+        self.first: Mapping[str, Mapping[str, Any]] = call["first"]
+
+    @property
+    def cancelled(self) -> bool:
+        return self._wire.stopped is TaskCancelled
+
+    def progress(self, progress: float, total: float | None, message: str | None) -> None:
+        self._wire.send({"op": "progress", "progress": progress, "total": total, "message": message})
+
+    def log(self, level: str, data: Any, logger: str | None) -> None:
+        self._wire.send({"op": "log", "level": level, "data": data, "logger": logger})
+
+    def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
+        self._wire.send({"op": "ask", "questions": [dataclasses.asdict(question) for question in questions]})
+        reply = self._wire.replies.get()
+        if reply["op"] == "signal":
+            raise SIGNALS[reply["signal"]]
+        answers: dict[str, dict[str, Any]] = reply["answers"]
+        return answers
+
+    def tools_changed(self) -> None:
+        self._wire.send({"op": "tools_changed"})
+
+
+def main(target: str, descriptor: int, parent: int) -> None:
+    """Serve calls until the worker closes the socket.
+
+    `target` names the engine, `descriptor` is the socket's, `parent` the worker's process id.
+    """
+    _die_with(parent)
+    # A signal sent to the whole process group asks the worker to drain; it decides what becomes of running tools.
+    for ignored in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ignored, signal.SIG_IGN)
+    wire = _Wire(socket.socket(fileno=descriptor))
+    signal.signal(signal.SIGUSR1, wire.interrupt)
+    engine = load_target(target)
+    threading.Thread(target=wire.read_for_ever, name="wire", daemon=True).start()
+    wire.send({"op": "ready", "tools": list(engine.tools)})
+    while True:
+        call = wire.calls.get()
+        tool = engine.get_tool(call["tool"])
+        assert tool is not None, "the worker asks only for tools both know"
+        wire.forget_replies()
+        wire.stopped = None
+        try:
+            try:
+                wire.running = call["call"]
+                outcome = call_sync(
+                    tool,
+                    call["arguments"],
+                    _ChildPort(wire, call),
+                    show_exceptions=call["show_exceptions"],
+                    max_result_bytes=call["max_result_bytes"],
+                )
+            finally:
+                wire.running = None
+        except Signal as ended:
+            wire.running = None  # the interruption may have come within the finally
+            wire.send({"op": "ended", "signal": type(ended).__name__})
+        else:
+            wire.send({"op": "done", "outcome": dataclasses.asdict(outcome)})
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux for SIGKILL when the worker dies; elsewhere the closed socket does it a little later."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,187 @@
+"""The worker's sign of life, on a thread and an event loop of its own.
+
+It keeps the lease and the presence lock while the main loop is busy, hears of cancelled tasks, and stops the worker's
+attempts when the lease can no longer be vouched for: at two thirds of it by this process's own clock, so that they
+have ended before anybody else may take their tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from taskengine.errors import StoreUnavailable
+from taskengine.settings import Settings
+from taskengine.store import Store, channels
+from taskengine.store.listener import Listener
+from taskengine.store.presence import hold_presence
+
+__all__ = ["Heart", "Heartbeat"]
+
+logger = logging.getLogger("taskengine.execution")
+
+RENEWALS_PER_LEASE = 5
+FENCE_AT = 2 / 3
+STALL_WARNING_S = 3.0
+
+
+class Heart(Protocol):
+    """What the heartbeat watches over. All but `running` and `busy_with` are called from the heartbeat's thread."""
+
+    def running(self) -> frozenset[tuple[str, int]]:
+        """The (task, attempt) pairs claimed for the present worker id."""
+
+    def busy_with(self) -> str: ...
+
+    def taken_away(self, attempts: frozenset[tuple[str, int]]) -> None:
+        """The store no longer gives these to this worker."""
+
+    def fence(self) -> None:
+        """The lease is over, or nearly: stop everything that runs."""
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Run on the main loop."""
+
+
+class Heartbeat:
+    def __init__(self, settings: Settings, routes: tuple[str, ...], heart: Heart) -> None:
+        self._settings = settings.model_copy(update={"database_pool": 2})
+        self._lease_s = settings.lease.total_seconds()
+        self._routes = routes
+        self._heart = heart
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="heartbeat", daemon=True)
+        self._renewed_at = 0.0
+        self._ticked_at = time.monotonic()
+        self._fenced = True
+        self.worker_id = ""
+        """The name under which this process holds attempts; empty while it may claim nothing."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Whether the worker is registered, after waiting up to `timeout_s` for it."""
+        return self._ready.wait(timeout_s)
+
+    def stop(self) -> None:
+        """Leave: the lock falls and the registration goes."""
+        self._stopping.set()
+        self._thread.join(10)
+
+    def _main(self) -> None:
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        store = await Store.open(self._settings)
+        heard = asyncio.Event()
+        presence_key = secrets.randbits(62) if self._settings.presence_lock else None
+
+        async def prepare(connection: Any) -> None:
+            if presence_key is not None:
+                await hold_presence(connection, presence_key)
+            present.set()
+
+        def on_worker(payload: str) -> None:
+            if payload == self.worker_id:
+                heard.set()
+
+        present = asyncio.Event()
+        url = self._settings.database_url.get_secret_value()
+        listener = Listener(url, {channels.WORKERS: on_worker}, prepare=prepare)
+        listener.start()
+        watchdog = asyncio.create_task(self._watch_main_loop())
+        try:
+            await self._wait(present)
+            while not self._stopping.is_set():
+                await self._beat(store, presence_key)
+                heard.clear()
+                await self._wait(heard, self._lease_s / RENEWALS_PER_LEASE)
+            if self.worker_id:
+                with contextlib.suppress(StoreUnavailable):
+                    await store.workers.leave(self.worker_id)
+        finally:
+            watchdog.cancel()
+            await listener.stop()
+            await store.close()
+
+    async def _wait(self, event: asyncio.Event, timeout_s: float | None = None) -> None:
+        """Wait for the event, the time-out or the stop of the worker."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while not event.is_set() and not self._stopping.is_set():
+            left = 0.2 if until is None else min(0.2, until - time.monotonic())
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), left)
+
+    async def _beat(self, store: Store, presence_key: int | None) -> None:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._lease_s * FENCE_AT / 2):
+                if not self.worker_id:
+                    await self._register(store, presence_key)
+                elif not await store.workers.renew(self.worker_id, self._lease_s):
+                    logger.error(
+                        "this worker was declared dead: its attempts are stopped, it starts again as a new one"
+                    )
+                    self._fence()
+                    return
+                self._renewed_at = started
+                ours = self._heart.running()
+                if ours:
+                    held = await store.attempts.held_by(self.worker_id)
+                    if ours - held:
+                        self._heart.taken_away(ours - held)
+        except (StoreUnavailable, TimeoutError) as error:
+            logger.warning("the lease was not renewed: %s", error)
+        if self.worker_id and time.monotonic() - self._renewed_at > self._lease_s * FENCE_AT:
+            logger.error("the lease could not be renewed in time: all attempts are stopped")
+            self._fence()
+
+    async def _register(self, store: Store, presence_key: int | None) -> None:
+        worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        await store.workers.register(
+            worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            queues=self._routes,
+            presence_key=presence_key,
+            lease_s=self._lease_s,
+        )
+        self.worker_id = worker_id
+        self._ready.set()
+
+    def _fence(self) -> None:
+        self.worker_id = ""
+        self._ready.clear()
+        self._heart.fence()
+
+    async def _watch_main_loop(self) -> None:
+        """Name the tool that keeps the main loop from running: every other async tool waits for it."""
+        warned = False
+        while True:
+            self._heart.call_soon(self._tick)
+            await asyncio.sleep(1)
+            stalled = time.monotonic() - self._ticked_at
+            if stalled > STALL_WARNING_S and not warned:
+                warned = True
+                logger.warning(
+                    "the event loop has not run for %.0f s; an async tool blocks it: %s",
+                    stalled,
+                    self._heart.busy_with(),
+                )
+            elif stalled < STALL_WARNING_S:
+                warned = False
+
+    def _tick(self) -> None:
+        self._ticked_at = time.monotonic()

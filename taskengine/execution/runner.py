@@ -1,0 +1,160 @@
+"""A worker's event loop: claims what the doorbells name and runs it, async tools here, sync tools in processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from taskengine.engine import TaskEngine
+from taskengine.errors import ClaimLost, StoreUnavailable
+from taskengine.execution.attempt import Attempt, Stop
+from taskengine.execution.heartbeat import Heartbeat
+from taskengine.execution.processes import ToolProcesses
+from taskengine.records import Claim, Doorbell
+from taskengine.settings import Settings
+from taskengine.store import Store
+
+__all__ = ["Runner"]
+
+logger = logging.getLogger("taskengine.execution")
+
+
+class Runner:
+    """Made and used on one event loop; the methods of `Heart` may be called from the heartbeat's thread."""
+
+    def __init__(
+        self,
+        engine: TaskEngine,
+        target: str,
+        settings: Settings,
+        routes: tuple[str, ...],
+        *,
+        store: Store,
+        ring: Callable[[Doorbell], None],
+        freed: Callable[[str], None],
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._store = store
+        self._ring = ring
+        self._freed = freed
+        self._loop = asyncio.get_running_loop()
+        self._processes = ToolProcesses(target, settings.sync_slots)
+        self._attempts: dict[tuple[str, int], Attempt] = {}
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self.heartbeat = Heartbeat(settings, routes, self)
+
+    def start(self) -> None:
+        """Begin to register. Processes for sync tools warm up meanwhile, so that the first call finds one ready."""
+        self.heartbeat.start()
+        if any(tool.durable and not tool.is_async for tool in self._engine.tools.values()):
+            self._keep(self._processes.warm())
+
+    def offer(self, doorbell: Doorbell, settled: Callable[[], None]) -> None:
+        """Claim the attempt the doorbell names and run it; `settled` is called when the claim is decided.
+
+        The slot is given back (`freed`) when the attempt has ended, or at once when the claim was refused.
+        """
+        self._keep(self._take(doorbell, settled))
+
+    async def drain(self) -> None:
+        """Claim nothing more; end every attempt at its next context call, and past the grace wherever it is.
+
+        Their tasks are due again, elsewhere, with nothing held against them.
+        """
+        self._draining = True
+        for attempt in self._attempts.values():
+            attempt.draining = True
+        await self._until_idle(self._settings.drain_grace.total_seconds())
+        for attempt in list(self._attempts.values()):
+            attempt.stop(Stop.DRAIN)
+        await self._until_idle(self._settings.cancel_grace.total_seconds() + 5)
+        await asyncio.to_thread(self.heartbeat.stop)
+        await self._processes.close()
+
+    async def _until_idle(self, timeout_s: float) -> None:
+        if self._jobs:
+            await asyncio.wait(self._jobs, timeout=timeout_s)
+
+    async def _take(self, doorbell: Doorbell, settled: Callable[[], None]) -> None:
+        try:
+            try:
+                claim = await self._claim(doorbell)
+            finally:
+                settled()
+            if claim is not None:
+                await self._run(claim)
+        finally:
+            self._freed(doorbell.queue)
+
+    async def _claim(self, doorbell: Doorbell) -> Claim | None:
+        """None for a doorbell that is late or repeated, or that must be rung again: the relay does that."""
+        worker_id = self.heartbeat.worker_id
+        if self._draining or not worker_id:
+            return None
+        try:
+            return await self._store.attempts.claim(doorbell, worker_id)
+        except StoreUnavailable as error:
+            logger.warning("task %s was not claimed: %s", doorbell.task_id, error)
+            return None
+
+    async def _run(self, claim: Claim) -> None:
+        tool = self._engine.get_tool(claim.tool)
+        if tool is None or not tool.durable:
+            await self._refuse(claim)
+            return
+        attempt = Attempt(
+            claim, tool, store=self._store, settings=self._settings, processes=self._processes, ring=self._ring
+        )
+        attempt.draining = self._draining
+        if claim.worker_id != self.heartbeat.worker_id:
+            attempt.stop(Stop.FENCED)
+        key = (claim.task_id, claim.attempt)
+        self._attempts[key] = attempt
+        try:
+            await attempt.run()
+        finally:
+            del self._attempts[key]
+
+    async def _refuse(self, claim: Claim) -> None:
+        """A rolling deploy: this worker's code does not have the tool. The relay tries again until one has it."""
+        logger.warning("this worker has no tool %r for task %s: it is left to another", claim.tool, claim.task_id)
+        try:
+            await self._store.attempts.release(claim)
+        except (ClaimLost, StoreUnavailable) as error:
+            logger.warning("task %s was not handed back (%s): the lease does it", claim.task_id, error)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        job = self._loop.create_task(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    # -- Heart
+
+    def running(self) -> frozenset[tuple[str, int]]:
+        return frozenset(self._attempts.copy())
+
+    def busy_with(self) -> str:
+        return (
+            ", ".join(sorted({claim.tool for claim in (each.claim for each in list(self._attempts.values()))})) or "-"
+        )
+
+    def taken_away(self, attempts: frozenset[tuple[str, int]]) -> None:
+        self.call_soon(lambda: self._stop(attempts, Stop.CANCELLED))
+
+    def fence(self) -> None:
+        self.call_soon(lambda: self._stop(self.running(), Stop.FENCED))
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            logger.debug("the main loop is closed")
+
+    def _stop(self, attempts: frozenset[tuple[str, int]], reason: Stop) -> None:
+        for key in attempts:
+            if key in self._attempts:
+                self._attempts[key].stop(reason)

@@ -1,0 +1,110 @@
+"""The periodic repairs, run inside every worker: dead workers, lost doorbells, retention.
+
+Each chore is a statement of the store that takes its rows with SKIP LOCKED, so any number of janitors may run. A chore
+that fails is tried again at its next turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from taskengine.content import encode_json
+from taskengine.errors import StoreUnavailable
+from taskengine.jobs.bell import Bell, BrokerUnavailable
+from taskengine.settings import Settings
+from taskengine.store import Store
+
+__all__ = ["Janitor"]
+
+logger = logging.getLogger("taskengine.jobs")
+
+SECOND = timedelta(seconds=1)
+UNHEARD_S = 2.0
+"""A task that nobody claimed this long after its doorbell may have lost it."""
+RING_BATCH = 1000
+SWEEP_BATCH = 1000
+BETWEEN_BATCHES_S = 0.05
+EXPIRED = {"code": -31001, "message": "Nobody answered the task's questions in time"}
+LOST = {"code": -32603, "message": "The task's workers died too many times"}
+
+
+class Janitor:
+    def __init__(self, store: Store, bell: Bell, settings: Settings) -> None:
+        self._store = store
+        self._bell = bell
+        self._settings = settings
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        chores: list[tuple[Callable[[], Awaitable[None]], timedelta]] = [
+            (self.bury, SECOND),
+            (self.relay, SECOND),
+            (self.extend, 5 * SECOND),
+            (self.sweep, 10 * SECOND),
+            (self.expire, 60 * SECOND),
+        ]
+        for chore, interval in chores:
+            self._tasks.append(asyncio.get_running_loop().create_task(self._repeat(chore, interval)))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _repeat(self, chore: Callable[[], Awaitable[None]], interval: timedelta) -> None:
+        while True:
+            try:
+                await chore()
+            except (StoreUnavailable, BrokerUnavailable) as error:
+                logger.debug("%s waits: %s", chore.__name__, error)
+            except Exception:
+                logger.exception("%s failed; it is tried again", chore.__name__)
+            await asyncio.sleep(interval.total_seconds())
+
+    async def bury(self) -> None:
+        """Find dead workers and make their tasks due again."""
+        lease_s = self._settings.lease.total_seconds()
+        if not await self._store.workers.look(lease_s):
+            return
+        reaped = await self._store.workers.reap(lease_s, self._settings.max_crashes, encode_json(LOST))
+        for worker in reaped.workers:
+            logger.warning("worker %s is dead", worker)
+        for doorbell in reaped.doorbells:
+            logger.warning("task %s lost attempt %d with its worker", doorbell.task_id, doorbell.attempt - 1)
+            self._bell.ring(doorbell)
+        for task_id in reaped.failed:
+            logger.error("task %s failed: it lost too many attempts", task_id)
+
+    async def relay(self) -> None:
+        """Ring again for tasks that wait although their doorbell is not in the broker.
+
+        A long queue is not a lost one: only what Postgres has more than the broker is rung, so a backlog of any length
+        is not rung twice.
+        """
+        due = await self._store.upkeep.due(UNHEARD_S)
+        if not due:
+            return
+        depths = await asyncio.to_thread(self._bell.depths, tuple(due))
+        for route, waiting in due.items():
+            missing = min(waiting - depths[route], RING_BATCH)
+            if missing > 0:
+                for doorbell in await self._store.upkeep.ring_again(route, UNHEARD_S, missing):
+                    self._bell.ring(doorbell)
+
+    async def extend(self) -> None:
+        """Keep the retention of live tasks ahead of them."""
+        await self._store.upkeep.extend()
+
+    async def sweep(self) -> None:
+        """Delete expired tasks, batch by batch, with room for others between."""
+        swept = SWEEP_BATCH
+        while swept == SWEEP_BATCH:
+            swept = await self._store.upkeep.sweep(SWEEP_BATCH)
+            await asyncio.sleep(BETWEEN_BATCHES_S)
+
+    async def expire(self) -> None:
+        """Fail tasks whose questions nobody answered within the longest retention."""
+        await self._store.upkeep.expire(self._settings.max_ttl.total_seconds(), encode_json(EXPIRED))

@@ -1,0 +1,190 @@
+"""Celery's pool, replaced: a job is a doorbell, done as soon as its attempt is claimed or refused.
+
+Celery's main thread consumes; the runner's event loop, in a thread of its own, claims and runs. Slots are ours, not
+Celery's: async tools share one loop, sync tools have processes, and each kind has its queues. While a kind has no free
+slot its queues are not consumed, so a busy worker never hoards a doorbell that an idle one could answer. A doorbell
+that comes all the same (RabbitMQ had sent it already) is rung again for the others.
+
+    accept -> acknowledge: when the claim has committed, or was refused
+    callback -> Celery forgets the job: the same moment; the attempt goes on without it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from celery import bootsteps
+from celery.concurrency.base import BasePool
+
+from taskengine.jobs.app import is_sync, queue_name, route_of
+from taskengine.records import Doorbell
+from taskengine.settings import Settings
+
+__all__ = ["ConsumerHandle", "Host", "SlotPool"]
+
+logger = logging.getLogger("taskengine.jobs")
+
+CLAIMS_IN_FLIGHT = 8
+"""Messages a worker may hold between delivery and claim: a few round trips' worth."""
+
+
+class Host(Protocol):
+    """What stands behind the pool: the runner's thread."""
+
+    settings: Settings
+    routes: tuple[str, ...]
+
+    def start(self, pool: SlotPool) -> None: ...
+
+    def offer(self, doorbell: Doorbell, settled: Callable[[], None]) -> None:
+        """Claim and run it; `settled` is called once the claim is decided. Returns at once."""
+
+    def ring(self, doorbell: Doorbell) -> None: ...
+
+    def drain(self) -> None:
+        """Returns when no attempt runs any more."""
+
+
+class SlotPool(BasePool):  # type: ignore[misc]  # Celery has no types
+    """The pool of one worker. All methods but `from_runner` run on Celery's main thread."""
+
+    uses_semaphore = False
+    signal_safe = False
+    task_join_will_block = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._host: Host = self.app.taskengine_host
+        settings = self._host.settings
+        self._free = {False: settings.async_slots, True: settings.sync_slots}
+        self._consumer: Any = None
+        self._calls: deque[Callable[[], None]] = deque()
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        os.set_blocking(self._wake_w, False)
+
+    @property
+    def num_processes(self) -> int:
+        return CLAIMS_IN_FLIGHT
+
+    def on_start(self) -> None:
+        self._host.start(self)
+
+    def on_stop(self) -> None:
+        self._host.drain()
+
+    on_terminate = on_stop
+
+    def on_close(self) -> None:
+        pass
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        loop.add_reader(self._wake_r, self._run_calls)
+
+    def from_runner(self, call: Callable[[], None]) -> None:
+        """Run `call` on Celery's main thread soon. Thread-safe."""
+        self._calls.append(call)
+        with contextlib.suppress(BlockingIOError):  # the pipe is full of wake-ups already
+            os.write(self._wake_w, b"!")
+
+    def _run_calls(self, *_: Any) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_r, 4096)
+        while self._calls:
+            self._calls.popleft()()
+
+    def on_apply(
+        self,
+        _target: Any,
+        args: tuple[Any, ...],
+        _kwargs: Any,
+        *,
+        callback: Callable[[Any], None],
+        accept_callback: Callable[[int, float], None],
+        **_: Any,
+    ) -> None:
+        def settled() -> None:
+            accept_callback(os.getpid(), time.monotonic())
+            callback((0, None, 0.0))
+
+        request, body = args[2], args[3]
+        doorbell = self._read(request, body)
+        if doorbell is None:
+            settled()
+            return
+        lane = is_sync(doorbell.queue)
+        if self._free[lane] <= 0 or not self.active:
+            self._host.ring(doorbell)
+            settled()
+            return
+        self._free[lane] -= 1
+        self._regulate(lane)
+        self._host.offer(doorbell, lambda: self.from_runner(settled))
+
+    def _read(self, request: dict[str, Any], body: Any) -> Doorbell | None:
+        try:
+            (task_id, attempt), *_ = json.loads(body)
+            route = route_of(self._host.settings, request["delivery_info"]["routing_key"])
+        except (ValueError, TypeError, KeyError) as error:
+            logger.warning("dropped a job message that is no doorbell: %s", error)
+            return None
+        if not (isinstance(task_id, str) and isinstance(attempt, int)):
+            logger.warning("dropped a job message that does not name an attempt")
+            return None
+        return Doorbell(task_id, attempt, route)
+
+    def freed(self, route: str) -> None:
+        """The runner gave a slot back. Thread-safe."""
+        lane = is_sync(route)
+
+        def give() -> None:
+            self._free[lane] += 1
+            self._regulate(lane)
+
+        self.from_runner(give)
+
+    def attach(self, consumer: Any) -> None:
+        """A new connection's consumer, which has not begun to consume: let it know the queues it should take."""
+        self._consumer = consumer
+        for lane in self._free:
+            self._regulate(lane, consuming=False)
+
+    def detach(self) -> None:
+        self._consumer = None
+
+    def _regulate(self, lane: bool, *, consuming: bool = True) -> None:
+        """Take the queues of this kind just while it has a free slot."""
+        consumer = self._consumer
+        if consumer is None or consumer.task_consumer is None:
+            return
+        taken = {queue.name for queue in consumer.task_consumer.queues}
+        for route in self._host.routes:
+            if is_sync(route) != lane:
+                continue
+            name = queue_name(self._host.settings, route)
+            if self._free[lane] <= 0 and name in taken:
+                consumer.cancel_task_queue(name)
+            elif self._free[lane] > 0 and name not in taken and consuming:
+                consumer.add_task_queue(name)
+            elif self._free[lane] > 0 and name not in taken:
+                queues = consumer.app.amqp.queues
+                consumer.task_consumer.add_queue(queues.select_add(queues[name]))
+
+
+class ConsumerHandle(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Gives the pool its consumer each time one is started."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        parent.pool.attach(parent)
+
+    def stop(self, parent: Any) -> None:
+        parent.pool.detach()
