@@ -87,10 +87,16 @@ class Attempt:
             logger.info("%s: dropped", lost)
         except _GivenUp:
             logger.warning("%s: fenced before its end could be stored", self)
-        except Exception:
-            logger.exception("%s: the engine failed; the lease gives the task back", self)
-        finally:
-            await self._reports.close()
+        except Exception as error:
+            logger.exception("%s: the engine itself failed", self)
+            await self._hand_back(error)
+
+    async def _hand_back(self, error: Exception) -> None:
+        """Count the attempt as lost, so that neither a passing fault nor a lasting one leaves the task hanging."""
+        try:
+            await self._settle(ProcessDied(f"the engine failed with {type(error).__name__}"))
+        except (ClaimLost, _GivenUp) as gone:
+            logger.info("%s: dropped (%s)", self, type(gone).__name__)
 
     def stop(self, reason: Stop) -> None:
         """End the attempt from outside. The first reason counts."""

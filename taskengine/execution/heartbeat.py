@@ -62,7 +62,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._main, name="heartbeat", daemon=True)
         self._renewed_at = 0.0
         self._ticked_at = time.monotonic()
-        self._fenced = True
+        self._strays: frozenset[tuple[str, int]] = frozenset()
         self.worker_id = ""
         """The name under which this process holds attempts; empty while it may claim nothing."""
 
@@ -137,16 +137,28 @@ class Heartbeat:
                     self._fence()
                     return
                 self._renewed_at = started
-                ours = self._heart.running()
-                if ours:
-                    held = await store.attempts.held_by(self.worker_id)
-                    if ours - held:
-                        self._heart.taken_away(ours - held)
+                await self._compare(store)
         except (StoreUnavailable, TimeoutError) as error:
             logger.warning("the lease was not renewed: %s", error)
         if self.worker_id and time.monotonic() - self._renewed_at > self._lease_s * FENCE_AT:
             logger.error("the lease could not be renewed in time: all attempts are stopped")
             self._fence()
+
+    async def _compare(self, store: Store) -> None:
+        """What runs here and what the store says must be the same.
+
+        An attempt the store has given elsewhere is stopped. A claim that was committed although its answer was lost
+        is held by this worker and run by nobody: seen at two beats, it is handed back.
+        """
+        ours = self._heart.running()
+        held = await store.attempts.held_by(self.worker_id)
+        if ours - held:
+            self._heart.taken_away(ours - held)
+        strays = held - self._heart.running() - ours
+        for task_id, attempt in strays & self._strays:
+            logger.warning("task %s attempt %d is held here and run by nobody: handed back", task_id, attempt)
+            await store.attempts.hand_back(task_id, attempt, self.worker_id)
+        self._strays = strays
 
     async def _register(self, store: Store, presence_key: int | None) -> None:
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"

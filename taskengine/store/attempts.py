@@ -207,10 +207,24 @@ class Attempts:
         )
         return Doorbell(claim.task_id, claim.attempt + 1, claim.queue)
 
-    async def held_by(self, worker_id: str) -> set[tuple[str, int]]:
+    async def hand_back(self, task_id: str, attempt: int, worker_id: str) -> None:
+        """Make a task due again that the worker holds and does not run; the relay rings. No effect if it is settled."""
+        changed = (
+            update(tasks)
+            .where(tasks.c.id == task_id, tasks.c.attempt == attempt, tasks.c.worker_id == worker_id)
+            .where(tasks.c.phase.in_(sources(Event.RELEASE)))
+            .values(
+                **_state(Event.RELEASE), worker_id=None, status_message="Waiting for a worker", **touched()
+            )
+            .returning(tasks.c.id)
+            .cte("changed")
+        )
+        await self._database.run(channels.telling(changed, changed.c.id))
+
+    async def held_by(self, worker_id: str) -> frozenset[tuple[str, int]]:
         """The (task, attempt) pairs the worker holds by the store's word; whatever else it runs was taken from it."""
         rows = await self._database.run(select(tasks.c.id, tasks.c.attempt).where(tasks.c.worker_id == worker_id))
-        return {(row.id, row.attempt) for row in rows}
+        return frozenset((row.id, row.attempt) for row in rows)
 
     async def _change(self, claim: Claim, statement: Update) -> None:
         changed = _of(claim, statement).returning(tasks.c.id).cte("changed")

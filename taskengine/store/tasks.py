@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, case, func, select, update
+from sqlalchemy import ColumnElement, Delete, Row, Select, case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from taskengine.errors import TaskNotFound
@@ -119,6 +119,7 @@ class Tasks:
                 .cte("cancelled")
             )
             await connection.execute(channels.telling(cancelled, cancelled.c.id))
+            await connection.execute(withdraw(tasks.c.id == task_id))
             if row.worker_id is not None:
                 await connection.execute(select(func.pg_notify(channels.WORKERS, row.worker_id)))
 
@@ -140,6 +141,12 @@ def ending(event: Event) -> dict[str, ColumnElement[Any] | Any]:
         **touched(),
         **retention.ahead(),
     }
+
+
+def withdraw(which: ColumnElement[bool]) -> Delete:
+    """Take back the open questions of ended tasks: nobody waits for an answer any more."""
+    ended = select(tasks.c.id).where(which, tasks.c.phase == Phase.DONE)
+    return delete(inputs).where(inputs.c.response.is_(None), inputs.c.task_id.in_(ended))
 
 
 def touched() -> dict[str, ColumnElement[Any]]:

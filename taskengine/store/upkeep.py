@@ -14,7 +14,7 @@ from taskengine.records import Doorbell
 from taskengine.store import channels, retention
 from taskengine.store.database import Database
 from taskengine.store.tables import tasks
-from taskengine.store.tasks import ending
+from taskengine.store.tasks import ending, withdraw
 
 __all__ = ["Upkeep"]
 
@@ -80,7 +80,11 @@ class Upkeep:
             .returning(tasks.c.id)
             .cte("expired")
         )
-        return len((await self._database.run(channels.telling(expired, expired.c.id))).all())
+        async with self._database.transaction() as connection:
+            told = await connection.execute(channels.telling(expired, expired.c.id))
+            ids = [row.id for row in told]
+            await connection.execute(withdraw(tasks.c.id.in_(ids)))
+        return len(ids)
 
     async def sweep(self, limit: int = 1000) -> int:
         """Delete one batch of ended tasks whose retention has passed; how many."""

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from taskengine.errors import ClaimLost
+from taskengine.lifecycle import Phase, Status
+from taskengine.records import Claim, Doorbell
+from taskengine.store import Store
+from tests.store.calls import OWNER, RESULT, claimed, question, stored
+from tests.store.sql import execute
+
+ERROR = '{"code":-32603,"message":"lost"}'
+
+
+async def test_only_one_of_many_workers_claims_an_attempt(store: Store) -> None:
+    doorbell = await stored(store)
+    claims = await asyncio.gather(*(store.attempts.claim(doorbell, f"w{n}") for n in range(8)))
+    assert sum(claim is not None for claim in claims) == 1
+
+
+@pytest.mark.parametrize("attempt", [0, 2, 7])
+async def test_a_doorbell_with_another_attempt_is_refused(store: Store, attempt: int) -> None:
+    doorbell = await stored(store)
+    assert await store.attempts.claim(Doorbell(doorbell.task_id, attempt, "default"), "w1") is None
+
+
+async def test_a_claim_carries_the_call(store: Store) -> None:
+    claim = await claimed(store, arguments={"text": "ä\u0000"}, first={"who": {"action": "accept"}})
+    assert claim.arguments == {"text": "ä\u0000"}
+    assert claim.first == {"who": {"action": "accept"}}
+    assert claim.answers == {}
+
+
+async def test_a_completed_task_serves_its_result_as_it_was_stored(store: Store) -> None:
+    claim = await claimed(store)
+    await store.attempts.complete(claim, RESULT, is_error=True, status_message="ValueError")
+    record = await store.tasks.get(claim.task_id, OWNER)
+    assert (record.status, record.result, record.is_error) == (Status.COMPLETED, RESULT, True)
+
+
+async def test_a_failed_task_has_its_error_and_no_result(store: Store) -> None:
+    claim = await claimed(store)
+    await store.attempts.fail(claim, ERROR, status_message="lost", traceback="…")
+    record = await store.tasks.get(claim.task_id, OWNER)
+    assert (record.status, record.error, record.result) == (Status.FAILED, ERROR, None)
+
+
+async def test_late_writes_of_a_superseded_attempt_are_refused(store: Store) -> None:
+    late = await claimed(store)
+    doorbell = await store.attempts.release(late)
+    current = await store.attempts.claim(doorbell, "w2")
+    assert current is not None
+    for write in _writes(store, late):
+        with pytest.raises(ClaimLost):
+            await write
+    await store.attempts.complete(current, RESULT, is_error=False, status_message="Completed")
+    record = await store.tasks.get(late.task_id, OWNER)
+    assert (record.status, record.attempt, record.result) == (Status.COMPLETED, 2, RESULT)
+
+
+async def test_nothing_is_written_after_the_end(store: Store) -> None:
+    claim = await claimed(store)
+    await store.tasks.cancel(claim.task_id, OWNER)
+    for write in _writes(store, claim):
+        with pytest.raises(ClaimLost):
+            await write
+    assert (await store.tasks.get(claim.task_id, OWNER)).status is Status.CANCELLED
+
+
+def _writes(store: Store, claim: Claim) -> list:
+    attempts = store.attempts
+    return [
+        attempts.progress(claim, 1, 2, None, "50 %"),
+        attempts.suspend(claim, [question("late")], "Waiting"),
+        attempts.complete(claim, '{"content":[]}', is_error=False, status_message="Completed"),
+        attempts.fail(claim, ERROR, status_message="Failed"),
+        attempts.release(claim),
+        attempts.lose(claim, "killed", 3, ERROR),
+    ]
+
+
+async def test_asking_frees_the_worker_and_shows_the_questions_in_order(store: Store) -> None:
+    claim = await claimed(store)
+    await store.attempts.suspend(claim, [question("b"), question("a")], "Waiting for 2 answers")
+    record = await store.tasks.get(claim.task_id, OWNER)
+    assert (record.status, record.phase) == (Status.INPUT_REQUIRED, Phase.WAITING)
+    assert [each.key for each in record.open_questions] == ["b", "a"]
+    assert await store.attempts.held_by("w1") == frozenset()
+
+
+async def test_lost_attempts_are_repeated_until_there_were_too_many(store: Store) -> None:
+    claim = await claimed(store)
+    for _ in range(2):
+        doorbell = await store.attempts.lose(claim, "killed by SIGKILL", 3, ERROR)
+        assert doorbell is not None
+        again = await store.attempts.claim(doorbell, "w1")
+        assert again is not None
+        claim = again
+    assert await store.attempts.lose(claim, "killed by SIGKILL", 3, ERROR) is None
+    record = await store.tasks.get(claim.task_id, OWNER)
+    assert (record.status, record.error) == (Status.FAILED, ERROR)
+    assert "killed by SIGKILL" in (record.status_message or "")
+
+
+async def test_a_handed_back_attempt_is_due_and_counts_no_crash(store: Store) -> None:
+    claim = await claimed(store)
+    await store.attempts.hand_back(claim.task_id, claim.attempt, claim.worker_id)
+    record = await store.tasks.get(claim.task_id, OWNER)
+    assert record.phase is Phase.QUEUED
+    assert await store.attempts.claim(Doorbell(claim.task_id, 2, "default"), "w2") is not None
+
+
+async def test_running_time_adds_up_over_attempts(store: Store) -> None:
+    claim = await claimed(store)
+    await asyncio.sleep(0.05)
+    again = await store.attempts.claim(await store.attempts.release(claim), "w1")
+    assert again is not None
+    assert again.ran_ms >= 50
+
+
+async def test_every_visible_change_moves_updated_at(store: Store) -> None:
+    claim = await claimed(store)
+    times = [(await store.tasks.get(claim.task_id, OWNER)).updated_at]
+    await store.attempts.progress(claim, 1, 2, "half", "50 %")
+    times.append((await store.tasks.get(claim.task_id, OWNER)).updated_at)
+    await store.attempts.suspend(claim, [question("a"), question("b")], "Waiting")
+    times.append((await store.tasks.get(claim.task_id, OWNER)).updated_at)
+    await store.inputs.answer(claim.task_id, OWNER, {"a": {"action": "accept"}})
+    times.append((await store.tasks.get(claim.task_id, OWNER)).updated_at)
+    assert times == sorted(set(times))
+
+
+async def test_log_lines_are_kept_with_the_task(store: Store, database_url: str) -> None:
+    claim = await claimed(store)
+    await store.attempts.log(claim, [{"level": "info", "logger": None, "data": json.dumps("started")}])
+    rows = await execute(database_url, "SELECT attempt, level, data FROM logs WHERE task_id = $1", claim.task_id)
+    assert [tuple(row) for row in rows] == [(1, "info", '"started"')]

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import asyncio
+
+from taskengine.records import Claim
+from taskengine.store import Store
+from tests.store.calls import RESULT, claimed
+from tests.store.sql import execute
+
+
+async def _completed(store: Store, claim: Claim) -> None:
+    await store.attempts.complete(claim, RESULT, is_error=False, status_message="Completed")
+
+
+async def test_a_watcher_hears_of_its_tasks_only(store: Store) -> None:
+    mine, other = await claimed(store), await claimed(store)
+    async with store.changes.watch([mine.task_id]) as watch:
+        await watch.next(1.5)  # the first look marks everything once
+        await _completed(store, other)
+        assert await watch.next(0.3) == set()
+        await _completed(store, mine)
+        assert await watch.next(5) == {mine.task_id}
+
+
+async def test_a_lost_notification_costs_a_second_and_no_hang(store: Store, database_url: str) -> None:
+    claim = await claimed(store)
+    async with store.changes.watch([claim.task_id]) as watch:
+        await watch.next(1.5)
+        await execute(database_url, "UPDATE tasks SET updated_at = clock_timestamp()")
+        assert await watch.next(5) == {claim.task_id}
+
+
+async def test_watching_goes_on_when_the_listening_session_is_ended(store: Store, database_url: str) -> None:
+    claim = await claimed(store)
+    async with store.changes.watch([claim.task_id]) as watch:
+        await watch.next(1.5)
+        await execute(
+            database_url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'taskengine listener'"
+            " AND datname = current_database()",
+        )
+        await _completed(store, claim)
+        seen: set[str] = set()
+        while not seen:
+            seen = await asyncio.wait_for(watch.next(5), 10)
+        assert seen == {claim.task_id}
+
+
+async def test_all_processes_hear_that_the_list_of_tools_changed(store: Store) -> None:
+    async with store.changes.watch_tools() as watch:
+        heard = False
+        for _ in range(50):  # the listening session is being opened
+            await store.changes.announce_tools()
+            heard = await watch.next(0.1)
+            if heard:
+                break
+        assert heard

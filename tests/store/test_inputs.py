@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from taskengine.lifecycle import Phase, Status
+from taskengine.store import Store
+from tests.store.calls import OWNER, claimed, question
+from tests.store.sql import execute
+
+YES = {"action": "accept", "content": {"name": "Ann"}}
+NO = {"action": "decline"}
+
+
+async def test_the_last_answer_makes_the_next_attempt_due(store: Store) -> None:
+    claim = await claimed(store)
+    await store.attempts.suspend(claim, [question("a"), question("b")], "Waiting")
+    assert await store.inputs.answer(claim.task_id, OWNER, {"b": YES}) is None
+    record = await store.tasks.get(claim.task_id, OWNER)
+    assert (record.status, [each.key for each in record.open_questions]) == (Status.INPUT_REQUIRED, ["a"])
+    doorbell = await store.inputs.answer(claim.task_id, OWNER, {"a": NO})
+    assert doorbell is not None
+    again = await store.attempts.claim(doorbell, "w2")
+    assert again is not None
+    assert {key: each.response for key, each in again.answers.items()} == {"a": NO, "b": YES}
+
+
+async def test_the_first_answer_to_a_question_wins(store: Store, database_url: str) -> None:
+    claim = await claimed(store)
+    await store.attempts.suspend(claim, [question("a"), question("b")], "Waiting")
+    await asyncio.gather(*(store.inputs.answer(claim.task_id, OWNER, {"a": {"action": f"{n}"}}) for n in range(6)))
+    (first,) = await execute(database_url, "SELECT response FROM inputs WHERE key = 'a'")
+    await store.inputs.answer(claim.task_id, OWNER, {"a": YES})
+    (later,) = await execute(database_url, "SELECT response FROM inputs WHERE key = 'a'")
+    assert first == later
+
+
+@pytest.mark.parametrize("_turn", range(10))
+async def test_two_last_answers_at_once_make_exactly_one_attempt_due(store: Store, _turn: int) -> None:
+    claim = await claimed(store)
+    await store.attempts.suspend(claim, [question("a"), question("b")], "Waiting")
+    rung = await asyncio.gather(*(store.inputs.answer(claim.task_id, OWNER, {key: YES}) for key in ("a", "b")))
+    assert sum(doorbell is not None for doorbell in rung) == 1
+    assert (await store.tasks.get(claim.task_id, OWNER)).phase is Phase.QUEUED
+
+
+@pytest.mark.parametrize("_turn", range(10))
+async def test_an_answer_and_a_cancel_at_once_leave_one_end(store: Store, _turn: int) -> None:
+    claim = await claimed(store)
+    await store.attempts.suspend(claim, [question("a")], "Waiting")
+    await asyncio.gather(
+        store.inputs.answer(claim.task_id, OWNER, {"a": YES}), store.tasks.cancel(claim.task_id, OWNER)
+    )
+    assert (await store.tasks.get(claim.task_id, OWNER)).status is Status.CANCELLED
+
+
+async def test_unknown_keys_and_ended_tasks_are_ignored(store: Store) -> None:
+    claim = await claimed(store)
+    assert await store.inputs.answer(claim.task_id, OWNER, {"never": YES}) is None
+    await store.attempts.suspend(claim, [question("a")], "Waiting")
+    await store.tasks.cancel(claim.task_id, OWNER)
+    assert await store.inputs.answer(claim.task_id, OWNER, {"a": YES}) is None

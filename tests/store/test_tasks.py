@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from taskengine.errors import TaskNotFound
+from taskengine.lifecycle import Phase, Status
+from taskengine.store import Store
+from tests.store.calls import OWNER, RESULT, claimed, new_task, question, stored
+from tests.store.sql import execute
+
+
+async def test_a_stored_call_can_be_read_at_once(store: Store) -> None:
+    doorbell = await stored(store)
+    record = await store.tasks.get(doorbell.task_id, OWNER)
+    assert (record.status, record.phase, record.attempt) == (Status.WORKING, Phase.QUEUED, 0)
+    assert doorbell.attempt == 1
+
+
+async def test_creating_again_with_the_same_id_changes_nothing(store: Store) -> None:
+    new = new_task()
+    first, doorbell = await store.tasks.create(new)
+    again, none = await store.tasks.create(new)
+    assert doorbell is not None
+    assert none is None
+    assert again.created_at == first.created_at
+
+
+async def test_a_nonce_makes_one_task_only(store: Store) -> None:
+    first, _ = await store.tasks.create(new_task(nonce="once"))
+    second, doorbell = await store.tasks.create(new_task(nonce="once"))
+    assert second.id == first.id
+    assert doorbell is None
+
+
+async def test_the_nonce_of_another_owner_reveals_nothing(store: Store) -> None:
+    await store.tasks.create(new_task(nonce="once"))
+    with pytest.raises(TaskNotFound):
+        await store.tasks.create(new_task(nonce="once", owner="bob"))
+
+
+async def test_unknown_and_foreign_and_expired_ids_are_the_same_error(store: Store, database_url: str) -> None:
+    foreign = await stored(store)
+    claim = await claimed(store, ttl_ms=1000)
+    await store.attempts.complete(claim, RESULT, is_error=False, status_message="Completed")
+    await execute(
+        database_url, "UPDATE tasks SET expires_at = now() - interval '1 second' WHERE id = $1", claim.task_id
+    )
+    messages = set()
+    for task_id, owner in (("tsk_none", OWNER), (foreign.task_id, "bob"), (claim.task_id, OWNER)):
+        for use in (store.tasks.get, store.tasks.cancel, lambda id_, by: store.inputs.answer(id_, by, {})):
+            with pytest.raises(TaskNotFound) as caught:
+                await use(task_id, owner)
+            messages.add(str(caught.value))
+    assert len(messages) == 1
+
+
+async def test_get_many_leaves_out_what_the_owner_may_not_see(store: Store) -> None:
+    mine, foreign = await stored(store), await stored(store, owner="bob")
+    assert set(await store.tasks.get_many([mine.task_id, foreign.task_id, "tsk_none"], OWNER)) == {mine.task_id}
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "waiting"])
+async def test_cancel_settles_a_live_task_in_every_phase(store: Store, state: str) -> None:
+    doorbell = await stored(store)
+    claim = None if state == "queued" else await store.attempts.claim(doorbell, "w1")
+    if state == "waiting":
+        assert claim is not None
+        await store.attempts.suspend(claim, [question()], "Waiting")
+    await store.tasks.cancel(doorbell.task_id, OWNER)
+    record = await store.tasks.get(doorbell.task_id, OWNER)
+    assert record.status is Status.CANCELLED
+    assert record.open_questions == ()
+    assert await store.attempts.claim(doorbell, "w2") is None
+
+
+async def test_cancel_of_an_ended_task_changes_nothing(store: Store) -> None:
+    claim = await claimed(store)
+    await store.attempts.complete(claim, RESULT, is_error=False, status_message="Completed")
+    before = await store.tasks.get(claim.task_id, OWNER)
+    await store.tasks.cancel(claim.task_id, OWNER)
+    after = await store.tasks.get(claim.task_id, OWNER)
+    assert (after.status, after.result, after.updated_at) == (Status.COMPLETED, RESULT, before.updated_at)

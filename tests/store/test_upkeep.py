@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+from taskengine.lifecycle import Status
+from taskengine.store import Store
+from tests.store.calls import OWNER, RESULT, claimed, question, stored
+from tests.store.sql import execute
+
+EXPIRED = '{"code":-31001,"message":"nobody answered"}'
+
+
+async def test_only_unheard_doorbells_are_rung_again_and_only_once(store: Store) -> None:
+    first, second = await stored(store), await stored(store, queue="gpu")
+    assert await store.upkeep.due(rung_before_s=60) == {}
+    assert await store.upkeep.due(rung_before_s=0) == {"default": 1, "gpu": 1}
+    assert await store.upkeep.ring_again("default", 0, 10) == [first]
+    assert await store.upkeep.ring_again("gpu", 60, 10) == []
+    assert await store.upkeep.ring_again("gpu", 0, 10) == [second]
+
+
+async def test_ringing_again_takes_the_oldest_first(store: Store) -> None:
+    bells = [await stored(store) for _ in range(3)]
+    assert set(await store.upkeep.ring_again("default", 0, 2)) == set(bells[:2])
+
+
+async def test_a_live_task_keeps_its_retention_ahead_of_it(store: Store, database_url: str) -> None:
+    running = await claimed(store, ttl_ms=1000)
+    await execute(database_url, "UPDATE tasks SET created_at = now() - interval '10 seconds', expires_at = now()")
+    assert (await store.tasks.get(running.task_id, OWNER)).status is Status.WORKING
+    assert await store.upkeep.extend() == 1
+    record = await store.tasks.get(running.task_id, OWNER)
+    assert record.created_at + timedelta(milliseconds=record.ttl_ms) > record.now
+
+
+async def test_a_result_stays_readable_for_half_a_ttl_after_a_long_run(store: Store, database_url: str) -> None:
+    claim = await claimed(store, ttl_ms=60_000)
+    await execute(database_url, "UPDATE tasks SET created_at = now() - interval '1 hour', expires_at = now()")
+    await store.attempts.complete(claim, RESULT, is_error=False, status_message="Completed")
+    record = await store.tasks.get(claim.task_id, OWNER)
+    left = record.created_at + timedelta(milliseconds=record.ttl_ms) - record.now
+    assert timedelta(seconds=29) < left <= timedelta(seconds=90)
+
+
+async def test_only_expired_ends_are_swept_with_everything_of_theirs(store: Store, database_url: str) -> None:
+    kept, live, swept = await claimed(store), await claimed(store), await claimed(store)
+    await store.attempts.suspend(swept, [question()], "Waiting")
+    await store.tasks.cancel(swept.task_id, OWNER)
+    await store.attempts.complete(kept, RESULT, is_error=False, status_message="Completed")
+    await execute(database_url, "UPDATE tasks SET expires_at = now() - interval '1 s' WHERE id <> $1", kept.task_id)
+    assert await store.upkeep.sweep() == 1
+    rows = await execute(database_url, "SELECT id FROM tasks ORDER BY created_at")
+    assert [row["id"] for row in rows] == [kept.task_id, live.task_id]
+    assert await execute(database_url, "SELECT 1 FROM inputs") == []
+
+
+async def test_sweeping_goes_in_batches(store: Store, database_url: str) -> None:
+    for _ in range(5):
+        await store.tasks.cancel((await stored(store)).task_id, OWNER)
+    await execute(database_url, "UPDATE tasks SET expires_at = now() - interval '1 s'")
+    assert [await store.upkeep.sweep(2) for _ in range(4)] == [2, 2, 1, 0]
+
+
+async def test_a_task_nobody_answers_fails_after_the_longest_retention(store: Store, database_url: str) -> None:
+    claim, other = await claimed(store), await claimed(store)
+    for each in (claim, other):
+        await store.attempts.suspend(each, [question()], "Waiting")
+    await execute(database_url, "UPDATE tasks SET updated_at = now() - interval '31 days' WHERE id = $1", claim.task_id)
+    assert await store.upkeep.expire(timedelta(days=30).total_seconds(), EXPIRED) == 1
+    assert (await store.tasks.get(claim.task_id, OWNER)).error == EXPIRED
+    assert (await store.tasks.get(other.task_id, OWNER)).status is Status.INPUT_REQUIRED

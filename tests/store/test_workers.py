@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import asyncpg
+
+from taskengine.lifecycle import Phase, Status
+from taskengine.store import Store
+from taskengine.store.presence import hold_presence
+from tests.store.calls import LEASE_S, OWNER, claimed, worker
+from tests.store.sql import execute
+
+LOST = '{"code":-32603,"message":"lost"}'
+NO_GRACE_S = 0.0
+"""A lease of nothing: Postgres counts as settled although the tests have only just started it."""
+
+
+async def _expire_lease(url: str, worker_id: str) -> None:
+    await execute(url, "UPDATE workers SET lease_until = now() - interval '1 second' WHERE id = $1", worker_id)
+
+
+async def test_a_worker_whose_lease_ended_is_buried_and_its_tasks_are_due(store: Store, database_url: str) -> None:
+    await worker(store, "w1")
+    claim = await claimed(store, "w1")
+    await _expire_lease(database_url, "w1")
+    assert await store.workers.look(NO_GRACE_S)
+    reaped = await store.workers.reap(NO_GRACE_S, 3, LOST)
+    assert reaped.workers == ("w1",)
+    assert [(bell.task_id, bell.attempt) for bell in reaped.doorbells] == [(claim.task_id, 2)]
+    assert not await store.workers.renew("w1", LEASE_S)
+
+
+async def test_a_live_worker_keeps_its_tasks(store: Store) -> None:
+    await worker(store, "w1")
+    claim = await claimed(store, "w1")
+    assert not await store.workers.look(LEASE_S)
+    assert (await store.workers.reap(LEASE_S, 3, LOST)).doorbells == ()
+    assert await store.attempts.held_by("w1") == {(claim.task_id, 1)}
+
+
+async def test_a_task_that_lost_too_many_workers_fails(store: Store, database_url: str) -> None:
+    await worker(store, "w1")
+    claim = await claimed(store, "w1")
+    await _expire_lease(database_url, "w1")
+    reaped = await store.workers.reap(NO_GRACE_S, 1, LOST)
+    assert reaped.failed == (claim.task_id,)
+    record = await store.tasks.get(claim.task_id, OWNER)
+    assert (record.status, record.error) == (Status.FAILED, LOST)
+
+
+async def test_no_lease_ends_soon_after_postgres_started(store: Store, database_url: str) -> None:
+    await worker(store, "w1")
+    await claimed(store, "w1")
+    await _expire_lease(database_url, "w1")
+    a_day_s = 86_400.0
+    assert (await store.workers.reap(a_day_s, 3, LOST)).workers == ()
+
+
+async def test_a_free_presence_lock_must_be_seen_twice(store: Store, database_url: str) -> None:
+    await worker(store, "w1", presence_key=77)
+    await claimed(store, "w1")
+    await store.workers.look(NO_GRACE_S)
+    assert (await store.workers.reap(LEASE_S, 3, LOST)).workers == ()
+    await execute(database_url, "UPDATE workers SET suspected_at = suspected_at - interval '2 seconds'")
+    assert (await store.workers.reap(LEASE_S, 3, LOST)).workers == ("w1",)
+
+
+async def test_a_worker_that_holds_its_lock_again_is_no_longer_suspected(store: Store, database_url: str) -> None:
+    await worker(store, "w1", presence_key=78)
+    await store.workers.look(NO_GRACE_S)
+    session = await asyncpg.connect(database_url)
+    try:
+        await hold_presence(session, 78)
+        await store.workers.look(NO_GRACE_S)
+        (row,) = await execute(database_url, "SELECT suspected_at FROM workers")
+        assert row["suspected_at"] is None
+    finally:
+        await session.close()
+
+
+async def test_a_task_held_by_an_unregistered_worker_is_due_again(store: Store, database_url: str) -> None:
+    claim = await claimed(store, "gone")
+    await execute(database_url, "UPDATE tasks SET claimed_at = now() - interval '1 minute'")
+    assert await store.workers.look(LEASE_S)
+    reaped = await store.workers.reap(LEASE_S, 3, LOST)
+    assert [bell.task_id for bell in reaped.doorbells] == [claim.task_id]
+    assert (await store.tasks.get(claim.task_id, OWNER)).phase is Phase.QUEUED
+
+
+async def test_leaving_forgets_the_worker(store: Store) -> None:
+    await worker(store, "w1")
+    assert [each["id"] for each in await store.workers.alive()] == ["w1"]
+    await store.workers.leave("w1")
+    assert await store.workers.alive() == []
