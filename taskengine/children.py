@@ -46,7 +46,7 @@ class Child:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self._log_offset = output.tell()
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 (every command is ours)
                 [*_wrapper(self.identity, self.stop_signal), *self.command],
                 stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
                 stdout=output,

@@ -1,0 +1,47 @@
+"""Durable tasks for MCP: tool calls that run for hours, survive anything and wait for people.
+
+    from taskengine import Context, TaskEngine
+
+    engine = TaskEngine("reports")
+
+    @engine.tool(ttl="7d", timeout="6h")
+    async def build_report(dataset: str, ctx: Context) -> str:
+        "Build the yearly report of a dataset."
+        await ctx.progress(1, 3, "reading")
+        ...
+
+`taskengine.testing` calls such a tool in a test; `taskengine dev app.py:engine` serves it.
+"""
+
+from taskengine.context import Context, SyncContext
+from taskengine.engine import TaskEngine
+from taskengine.errors import (
+    BadAnswer,
+    DeclarationError,
+    EngineError,
+    MissingCapability,
+    ProtocolError,
+    ToolError,
+)
+from taskengine.questions import Answer, Form, Root, Roots, Sample, SampleAnswer, Url
+from taskengine.tool import Tool
+
+__all__ = [
+    "Answer",
+    "BadAnswer",
+    "Context",
+    "DeclarationError",
+    "EngineError",
+    "Form",
+    "MissingCapability",
+    "ProtocolError",
+    "Root",
+    "Roots",
+    "Sample",
+    "SampleAnswer",
+    "SyncContext",
+    "TaskEngine",
+    "Tool",
+    "ToolError",
+    "Url",
+]

@@ -1,0 +1,156 @@
+"""TaskEngine: the tools an application declares, and what it says about itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar, overload
+
+from taskengine.durations import DurationLike
+from taskengine.errors import DeclarationError
+from taskengine.questions import Ask
+from taskengine.tool import TaskMode, Tool, make_tool, plain_icons
+
+__all__ = ["TaskEngine"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class TaskEngine:
+    """A named set of tools, in the order of their declaration.
+
+    Front ends, workers and tests import the same engine. Nothing is contacted here.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        version: str = "0",
+        title: str | None = None,
+        instructions: str | None = None,
+        website_url: str | None = None,
+        icons: Sequence[Any] | None = None,
+        tools: Iterable[Callable[..., Any] | Tool] = (),
+    ) -> None:
+        self.name = _checked_name(name)
+        self.version = version
+        self.title = title
+        self.instructions = instructions
+        self.website_url = website_url
+        self.icons = plain_icons(self.name, icons)
+        self.on_tools_changed: list[Callable[[], None]] = []
+        """Called after every later change of the tools."""
+        self._tools: dict[str, Tool] = {}
+        scope = _caller()
+        for tool in tools:
+            self._add(tool if isinstance(tool, Tool) else _make(tool, scope, {}))
+
+    def __repr__(self) -> str:
+        return f"TaskEngine({self.name!r}, {len(self._tools)} tools)"
+
+    @overload
+    def tool(self, fn: F, /) -> F: ...
+    @overload
+    def tool(
+        self,
+        fn: None = None,
+        /,
+        *,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        task: TaskMode = "optional",
+        ttl: DurationLike | None = None,
+        poll_interval: DurationLike | None = None,
+        timeout: DurationLike | None = None,
+        quick_wait: DurationLike | None = None,
+        queue: str = "default",
+        annotations: Any = None,
+        icons: Sequence[Any] | None = None,
+        meta: Mapping[str, Any] | None = None,
+        input_schema: Mapping[str, Any] | None = None,
+        output_schema: Mapping[str, Any] | None = None,
+        ask_first: Mapping[str, Ask] | None = None,
+        structured: bool | None = None,
+    ) -> Callable[[F], F]: ...
+    def tool(self, fn: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
+        """Declare a function as a tool; the function itself is left as it is. Bare or with options.
+
+        `task`: "forbidden" runs in the front end and makes no task; "optional" and "required" are durable.
+        `ttl`, `poll_interval`, `timeout`, `quick_wait`: "90s", "6h", "7d" or a timedelta. `input_schema` and
+        `output_schema` are listed as given. `ask_first` is asked before the task is made. `structured` forces
+        (True) or forbids (False) structured content. Raises DeclarationError, a sentence that says what to change.
+        """
+        scope = _caller()
+        if fn is not None and not callable(fn):
+            raise DeclarationError(f"{fn!r} is not a function: options of a tool have names, such as name={fn!r}")
+
+        def declare(function: F) -> F:
+            self._add(_make(function, scope, options))
+            return function
+
+        return declare if fn is None else declare(fn)
+
+    def add_tool(self, fn: Callable[..., Any] | Tool, **options: Any) -> Tool:
+        """Add a function as a tool, or a Tool as it is; options as for `tool`. Connected clients are told."""
+        tool = fn if isinstance(fn, Tool) else _make(fn, _caller(), options)
+        self._add(tool)
+        return tool
+
+    def remove_tool(self, name: str) -> None:
+        """Take a tool away; its running tasks go on in workers that still have it. Raises DeclarationError when
+        there is none of that name."""
+        if name not in self._tools:
+            raise DeclarationError(f"There is no tool {name!r} to remove; there are {', '.join(self._tools) or 'none'}")
+        self._tools = {key: tool for key, tool in self._tools.items() if key != name}
+        self._changed()
+
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """The tools by name, in the order of declaration."""
+        return MappingProxyType(self._tools)
+
+    def get_tool(self, name: str) -> Tool | None:
+        return self._tools.get(name)
+
+    @property
+    def routes(self) -> list[str]:
+        """The queues that workers must serve so that every durable tool runs."""
+        return sorted({tool.route for tool in self._tools.values() if tool.durable})
+
+    def _add(self, tool: Tool) -> None:
+        if tool.name in self._tools:
+            raise DeclarationError(f"There are two tools named {tool.name!r}: give one another name with name=")
+        self._tools = {**self._tools, tool.name: tool}
+        self._changed()
+
+    def _changed(self) -> None:
+        for callback in list(self.on_tools_changed):
+            callback()
+
+
+class _Scope(NamedTuple):
+    local: Mapping[str, Any]
+    module: Mapping[str, Any]
+
+
+def _caller() -> _Scope:
+    """Where the caller of our caller stands: annotations of functions declared there may use its local names."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = frame.f_back if frame is not None else None
+    return _Scope({}, {}) if frame is None else _Scope(frame.f_locals, frame.f_globals)
+
+
+def _make(function: Callable[..., Any], scope: _Scope, options: Mapping[str, Any]) -> Tool:
+    plain = inspect.unwrap(function)
+    local = getattr(plain, "__globals__", None) is scope.module and "<locals>" in getattr(plain, "__qualname__", "")
+    return make_tool(function, scope=scope.local if local else {}, **options)
+
+
+def _checked_name(name: Any) -> str:
+    if isinstance(name, str) and name.strip():
+        return name
+    raise DeclarationError('A TaskEngine needs a name: TaskEngine("reports")')

@@ -1,0 +1,353 @@
+"""A tool: a function with its schemas and its policy, made once where it is declared.
+
+Whatever is wrong with a declaration is found here, at import, and said in a sentence that names what to change.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic_core import to_jsonable_python
+
+from taskengine.durations import DurationLike, parse_duration
+from taskengine.errors import BadAnswer, DeclarationError, InvalidArguments
+from taskengine.questions import Ask, Form, Roots, Sample, Url, check_answer
+from taskengine.records import Question
+from taskengine.schema import SAFE_INTEGER, HeaderParameter, Schema, header_parameters
+from taskengine.signature import Signature, declares_structure, read_signature, return_schema
+
+__all__ = ["HeaderParameter", "TaskMode", "Tool", "make_tool", "plain_icons"]
+
+TaskMode = Literal["forbidden", "optional", "required"]
+MODES = ("forbidden", "optional", "required")
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_SYNC_SUFFIX = ".sync"
+_HINTS = {
+    "title": str,
+    "readOnlyHint": bool,
+    "destructiveHint": bool,
+    "idempotentHint": bool,
+    "openWorldHint": bool,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A declared tool. Schemas, annotations, icons and meta are as they are listed; do not change them."""
+
+    name: str
+    title: str | None
+    description: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any] | None
+    annotations: dict[str, Any] | None
+    icons: list[dict[str, Any]] | None
+    meta: dict[str, Any] | None
+    task: TaskMode
+    ttl: timedelta | None
+    """Retention from creation; None for the setting. The setting `max_ttl` limits it."""
+    poll_interval: timedelta | None
+    """The longest poll interval to suggest; None for the engine's rule."""
+    timeout: timedelta | None
+    """How long the function may run in all its attempts together; None for no limit."""
+    quick_wait: timedelta | None
+    """How long a call waits for a plain result before it answers with the task; None for the setting."""
+    queue: str
+    is_async: bool
+    ask_first: Mapping[str, Ask]
+    """What is asked before the task is made, by key."""
+    header_parameters: tuple[HeaderParameter, ...]
+    structured: bool | None
+    function: Callable[..., Any] = field(repr=False)
+    _signature: Signature = field(repr=False)
+    _input: Schema = field(repr=False)
+    _output: Schema | None = field(repr=False)
+    _returns: TypeAdapter[Any] | None = field(repr=False)
+
+    @property
+    def durable(self) -> bool:
+        """Every call is a task with a row; else it runs in the front end."""
+        return self.task != "forbidden"
+
+    @property
+    def route(self) -> str:
+        """The queue its doorbells ride on: sync tools run in processes, and have a queue of their own."""
+        return self.queue if self.is_async else f"{self.queue}{_SYNC_SUFFIX}"
+
+    @property
+    def takes_context(self) -> bool:
+        return self._signature.context is not None
+
+    @property
+    def first_questions(self) -> tuple[Question, ...]:
+        """The `ask_first` questions as records."""
+        return tuple(ask.question(key) for key, ask in self.ask_first.items())
+
+    def check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """The arguments fit. Raises InvalidArguments, which tells a model what to correct, otherwise (X-TOOL-21)."""
+        try:
+            problems = self._input.problems(dict(arguments))
+        except ValueError:
+            problems = ["they hold a text or a number that JSON cannot: half a surrogate pair, or infinity"]
+        problems += [
+            f"`{'.'.join(parameter.path)}` is past {SAFE_INTEGER}, the largest integer a header can carry"
+            for parameter in self.header_parameters
+            if isinstance(value := parameter.value(arguments), int) and abs(value) > SAFE_INTEGER
+        ]
+        if problems:
+            raise InvalidArguments(self._refusal(problems))
+        self.bind(arguments, None)
+
+    def check_first(self, key: str, response: Any) -> None:
+        """The response answers the `ask_first` question `key`, by its schema and by its model. Raises BadAnswer."""
+        ask = self.ask_first[key]
+        check_answer(ask.question(key), response)
+        try:
+            ask.parse(response)
+        except ValueError as error:
+            raise BadAnswer(key, str(error)) from None
+
+    def bind(self, arguments: Mapping[str, Any], context: Any) -> dict[str, Any]:
+        """The function's keyword arguments, in its own types; `context` goes to the parameter that takes it.
+
+        Raises InvalidArguments.
+        """
+        try:
+            return self._signature.bind(arguments, context)
+        except InvalidArguments as error:
+            raise InvalidArguments(self._refusal(str(error).splitlines())) from None
+
+    def dump_return(self, value: Any) -> Any:
+        """The JSON of a returned value by the declared type. Raises pydantic's errors when it is of another."""
+        if self._returns is None:
+            return to_jsonable_python(value, by_alias=True)
+        return self._returns.dump_python(
+            self._returns.validate_python(value), mode="json", by_alias=True, warnings="error"
+        )
+
+    def output_problems(self, structured: Any) -> list[str]:
+        """Where structured content departs from the output schema."""
+        return self._output.problems(structured) if self._output is not None else []
+
+    def _refusal(self, problems: Sequence[str]) -> str:
+        lines = "\n".join(f"- {problem}" for problem in problems)
+        return f"The arguments do not fit the input schema of {self.name}. Correct them and call again:\n{lines}"
+
+
+def make_tool(
+    function: Callable[..., Any],
+    *,
+    name: str | None = None,
+    title: str | None = None,
+    description: str | None = None,
+    task: TaskMode = "optional",
+    ttl: DurationLike | None = None,
+    poll_interval: DurationLike | None = None,
+    timeout: DurationLike | None = None,
+    quick_wait: DurationLike | None = None,
+    queue: str = "default",
+    annotations: Any = None,
+    icons: Sequence[Any] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    input_schema: Mapping[str, Any] | None = None,
+    output_schema: Mapping[str, Any] | None = None,
+    ask_first: Mapping[str, Ask] | None = None,
+    structured: bool | None = None,
+    scope: Mapping[str, Any] | None = None,
+) -> Tool:
+    """The tool that `function` is. Names in its annotations are also looked up in `scope`.
+
+    Raises DeclarationError, a sentence that says what to change.
+    """
+    what = _named(function, name)
+    if task not in MODES:
+        raise DeclarationError(f'{what}: task is {task!r}: write "forbidden", "optional" or "required"')
+    if not _is_queue(queue):
+        raise DeclarationError(
+            f"{what}: queue is {queue!r}: give up to 64 letters, digits and _ . -, not ending in {_SYNC_SUFFIX}"
+        )
+    durations = {
+        "ttl": _duration(what, "ttl", ttl),
+        "poll_interval": _duration(what, "poll_interval", poll_interval),
+        "timeout": _duration(what, "timeout", timeout),
+        "quick_wait": _duration(what, "quick_wait", quick_wait, zero=True),
+    }
+    if task == "forbidden":
+        for option in ("ttl", "poll_interval", "quick_wait"):
+            if durations[option] is not None:
+                raise DeclarationError(
+                    f'{what}: {option} is for tasks, and task="forbidden" makes none: leave one of the two out'
+                )
+    signature = read_signature(function, what, scope or {}, free=input_schema is not None)
+    compiled = _input(what, signature, input_schema)
+    adapter, output = _output(what, signature, output_schema, structured)
+    return Tool(
+        name=what,
+        title=_text(what, "title", title),
+        description=_description(what, function, description),
+        input_schema=compiled.document,
+        output_schema=None if output is None else output.document,
+        annotations=_annotations(what, annotations),
+        icons=plain_icons(what, icons),
+        meta=_object(what, "meta", meta),
+        task=task,
+        **durations,
+        queue=queue,
+        is_async=signature.is_async,
+        ask_first=_asks(what, task, ask_first),
+        header_parameters=header_parameters(compiled.document, what),
+        structured=structured,
+        function=function,
+        _signature=signature,
+        _input=compiled,
+        _output=output,
+        _returns=adapter,
+    )
+
+
+def _is_queue(queue: Any) -> bool:
+    return isinstance(queue, str) and bool(_QUEUE.fullmatch(queue)) and not queue.endswith(_SYNC_SUFFIX)
+
+
+def _named(function: Any, name: str | None) -> str:
+    if not callable(function) or inspect.isclass(function):
+        raise DeclarationError(f"{function!r} is not a function: a tool is a def or an async def")
+    found = getattr(function, "__name__", None) if name is None else name
+    if not isinstance(found, str) or not _NAME.fullmatch(found):
+        raise DeclarationError(
+            f"{found if found is not None else function!r} is not a tool name: give name= with 1 to 64 characters "
+            "of A-Z a-z 0-9 _ - ."
+        )
+    return found
+
+
+def _description(what: str, function: Any, description: str | None) -> str:
+    source = getattr(function, "func", function)
+    text = inspect.getdoc(source) if description is None else description
+    if not isinstance(text, str) or not text.strip():
+        raise DeclarationError(f"{what} has no description: write a docstring that tells a model what it does")
+    return text.strip()
+
+
+def _text(what: str, option: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise DeclarationError(f"{what}: {option} is {value!r}: give text")
+    return value
+
+
+def _duration(what: str, option: str, value: DurationLike | None, *, zero: bool = False) -> timedelta | None:
+    if value is None:
+        return None
+    try:
+        duration = parse_duration(value)
+    except ValueError as error:
+        raise DeclarationError(f"{what}: {option}: {error}") from None
+    if not duration and not zero:
+        raise DeclarationError(f"{what}: {option} is zero: give a longer one, or leave it out")
+    return duration
+
+
+def _input(what: str, signature: Signature, given: Mapping[str, Any] | None) -> Schema:
+    if given is None:
+        return Schema(signature.schema(), f"{what}: the input schema")
+    document = _object(what, "input_schema", given) or {}
+    if document.get("type") != "object":
+        raise DeclarationError(f'{what}: the input schema must have "type": "object" at its root')
+    compiled = Schema(document, f"{what}: the input schema")
+    named = set(document.get("properties", {}))
+    unknown = sorted(named - set(signature.wire_names))
+    if unknown and not signature.takes_any:
+        raise DeclarationError(
+            f"{what}: the input schema has {', '.join(unknown)}, which the function does not take: "
+            "add parameters, or **kwargs for the rest"
+        )
+    unfilled = sorted(signature.required - named)
+    if unfilled:
+        raise DeclarationError(
+            f"{what}: the function needs {', '.join(unfilled)}, which the input schema lacks: "
+            "add them to it, or give them defaults"
+        )
+    return compiled
+
+
+def _output(
+    what: str, signature: Signature, given: Mapping[str, Any] | None, structured: bool | None
+) -> tuple[TypeAdapter[Any] | None, Schema | None]:
+    if given is not None:
+        if structured is False:
+            raise DeclarationError(f"{what}: structured=False and an output schema contradict each other: drop one")
+        document = _object(what, "output_schema", given) or {}
+        return None, Schema(document, f"{what}: the output schema")
+    if structured is False or (structured is None and not declares_structure(signature.returns)):
+        return None, None
+    if signature.returns is inspect.Parameter.empty:
+        raise DeclarationError(f"{what}: structured=True needs a return type or an output_schema")
+    adapter, document = return_schema(signature.returns, what)
+    return adapter, Schema(document, f"{what}: the output schema")
+
+
+def _object(what: str, option: str, value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    try:
+        plain = to_jsonable_python(value, by_alias=True)
+    except ValueError as error:
+        raise DeclarationError(f"{what}: {option} is not JSON: {error}") from None
+    if not isinstance(plain, dict):
+        raise DeclarationError(f"{what}: {option} is {value!r}: give a dict")
+    return plain
+
+
+def _annotations(what: str, value: Any) -> dict[str, Any] | None:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", by_alias=True, exclude_none=True)
+    hints = _object(what, "annotations", value)
+    for hint, given in (hints or {}).items():
+        if hint not in _HINTS:
+            raise DeclarationError(f"{what}: {hint!r} is not an annotation: known are {', '.join(_HINTS)}")
+        if not isinstance(given, _HINTS[hint]):
+            raise DeclarationError(f"{what}: the annotation {hint} is {given!r}: give a {_HINTS[hint].__name__}")
+    return hints
+
+
+def plain_icons(what: str, value: Sequence[Any] | None) -> list[dict[str, Any]] | None:
+    """Icons as they are listed; a text is an address. Raises DeclarationError, naming `what`."""
+    if value is None:
+        return None
+    icons = []
+    for icon in value if isinstance(value, (list, tuple)) else [value]:
+        given = icon.model_dump(mode="json", by_alias=True, exclude_none=True) if isinstance(icon, BaseModel) else icon
+        plain = {"src": given} if isinstance(given, str) else _object(what, "icons", given) or {}
+        if not isinstance(plain.get("src"), str):
+            raise DeclarationError(f'{what}: an icon is {{"src": "https://…", "mimeType": …, "sizes": […]}}')
+        icons.append(plain)
+    return icons
+
+
+def _asks(what: str, task: str, asks: Mapping[str, Ask] | None) -> Mapping[str, Ask]:
+    if not asks:
+        return MappingProxyType({})
+    if task == "forbidden":
+        raise DeclarationError(
+            f'{what}: ask_first asks before a task is made, and task="forbidden" makes none: '
+            "use ctx.elicit in the function"
+        )
+    if not isinstance(asks, Mapping):
+        raise DeclarationError(f'{what}: ask_first is a dict of questions: {{"name": Form("…", Model)}}')
+    for key, ask in asks.items():
+        if not isinstance(ask, (Form, Url, Sample, Roots)):
+            raise DeclarationError(f"{what}: ask_first[{key!r}] is not a question: give a Form, Url, Sample or Roots")
+        try:
+            ask.question(key)
+        except DeclarationError as error:
+            raise DeclarationError(f"{what}: {error}") from None
+    return MappingProxyType(dict(asks))
