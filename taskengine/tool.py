@@ -30,7 +30,7 @@ MODES = ("forbidden", "optional", "required")
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_SYNC_SUFFIX = ".sync"
+SYNC_SUFFIX = ".sync"
 _HINTS = {
     "title": str,
     "readOnlyHint": bool,
@@ -81,7 +81,7 @@ class Tool:
     @property
     def route(self) -> str:
         """The queue its doorbells ride on: sync tools run in processes, and have a queue of their own."""
-        return self.queue if self.is_async else f"{self.queue}{_SYNC_SUFFIX}"
+        return self.queue if self.is_async else f"{self.queue}{SYNC_SUFFIX}"
 
     @property
     def takes_context(self) -> bool:
@@ -173,7 +173,7 @@ def make_tool(
         raise DeclarationError(f'{what}: task is {task!r}: write "forbidden", "optional" or "required"')
     if not _is_queue(queue):
         raise DeclarationError(
-            f"{what}: queue is {queue!r}: give up to 64 letters, digits and _ . -, not ending in {_SYNC_SUFFIX}"
+            f"{what}: queue is {queue!r}: give up to 64 letters, digits and _ . -, not ending in {SYNC_SUFFIX}"
         )
     durations = {
         "ttl": _duration(what, "ttl", ttl),
@@ -215,7 +215,7 @@ def make_tool(
 
 
 def _is_queue(queue: Any) -> bool:
-    return isinstance(queue, str) and bool(_QUEUE.fullmatch(queue)) and not queue.endswith(_SYNC_SUFFIX)
+    return isinstance(queue, str) and bool(_QUEUE.fullmatch(queue)) and not queue.endswith(SYNC_SUFFIX)
 
 
 def _named(function: Any, name: str | None) -> str:

@@ -34,12 +34,14 @@ class Runner:
         store: Store,
         ring: Callable[[Doorbell], None],
         freed: Callable[[str], None],
+        crowded: Callable[[str], tuple[str, ...]],
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._store = store
         self._ring = ring
         self._freed = freed
+        self._crowded = crowded
         self._loop = asyncio.get_running_loop()
         self._processes = ToolProcesses(target, settings.sync_slots)
         self._attempts: dict[tuple[str, int], Attempt] = {}
@@ -56,7 +58,8 @@ class Runner:
     def offer(self, doorbell: Doorbell, settled: Callable[[], None]) -> None:
         """Claim the attempt the doorbell names and run it; `settled` is called when the claim is decided.
 
-        The slot is given back (`freed`) when the attempt has ended, or at once when the claim was refused.
+        A worker whose slots are full hears no doorbells (`crowded` then tells the routes that share them): whenever
+        one of its slots comes free it takes what has waited longest. Otherwise the slot is given back (`freed`).
         """
         self._keep(self._take(doorbell, settled))
 
@@ -85,8 +88,9 @@ class Runner:
                 claim = await self._claim(doorbell)
             finally:
                 settled()
-            if claim is not None:
+            while claim is not None or (claim := await self._claim_next(doorbell.queue)) is not None:
                 await self._run(claim)
+                claim = None
         finally:
             self._freed(doorbell.queue)
 
@@ -99,6 +103,17 @@ class Runner:
             return await self._store.attempts.claim(doorbell, worker_id)
         except StoreUnavailable as error:
             logger.warning("task %s was not claimed: %s", doorbell.task_id, error)
+            return None
+
+    async def _claim_next(self, route: str) -> Claim | None:
+        """What has waited longest, for a slot that has come free while all were taken."""
+        routes, worker_id = self._crowded(route), self.heartbeat.worker_id
+        if self._draining or not worker_id or not routes:
+            return None
+        try:
+            return await self._store.attempts.claim_next(routes, worker_id)
+        except StoreUnavailable as error:
+            logger.warning("nothing was claimed: %s", error)
             return None
 
     async def _run(self, claim: Claim) -> None:

@@ -15,13 +15,12 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from taskengine.settings import Settings
+from taskengine.tool import SYNC_SUFFIX
 
 __all__ = ["JOB", "is_sync", "make_app", "queue_name", "route_of"]
 
 JOB = "taskengine.run"
 """Fixed for ever: a worker rejects and drops names it does not know, which a rolling deploy would meet."""
-
-SYNC_SUFFIX = ".sync"
 
 
 def queue_name(settings: Settings, route: str) -> str:
@@ -97,6 +96,8 @@ def _never_called(task_id: str, attempt: int) -> None:
 def _redis_options(settings: Settings) -> dict[str, object]:
     return {
         "global_keyprefix": f"{settings.namespace}:",
+        # Longest BRPOP: a queue that is taken up again after its slots were full joins at the next one.
+        "polling_interval": 0.2,
         # A message that was fetched by a worker which died before its claim comes back this soon; an early
         # redelivery is refused by the claim.
         "visibility_timeout": 60,

@@ -2,8 +2,9 @@
 
 Celery's main thread consumes; the runner's event loop, in a thread of its own, claims and runs. Slots are ours, not
 Celery's: async tools share one loop, sync tools have processes, and each kind has its queues. While a kind has no free
-slot its queues are not consumed, so a busy worker never hoards a doorbell that an idle one could answer. A doorbell
-that comes all the same (RabbitMQ had sent it already) is rung again for the others.
+slot its queues are not consumed, so a busy worker never hoards a doorbell that an idle one could answer: a slot that
+comes free takes what has waited longest straight from Postgres. A doorbell that comes all the same (RabbitMQ had sent
+it already) is rung again for the others.
 
     accept -> acknowledge: when the claim has committed, or was refused
     callback -> Celery forgets the job: the same moment; the attempt goes on without it
@@ -149,6 +150,13 @@ class SlotPool(BasePool):  # type: ignore[misc]  # Celery has no types
             self._regulate(lane)
 
         self.from_runner(give)
+
+    def crowded(self, route: str) -> tuple[str, ...]:
+        """While all slots of this route's kind are taken: the routes that share them. Thread-safe."""
+        lane = is_sync(route)
+        if self._free[lane] > 0:
+            return ()
+        return tuple(each for each in self._host.routes if is_sync(each) == lane)
 
     def attach(self, consumer: Any) -> None:
         """A new connection's consumer, which has not begun to consume: let it know the queues it should take."""

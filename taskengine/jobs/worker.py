@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from celery import signals
 from celery.platforms import SecurityWarning
 from celery.worker import state as celery_state
 
@@ -23,10 +24,16 @@ from taskengine.records import Doorbell
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.target import load_target
+from taskengine.tool import SYNC_SUFFIX
 
 __all__ = ["WorkerHost", "make_worker_app", "run_worker"]
 
 logger = logging.getLogger("taskengine.jobs")
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]  # Celery has no types
+def _leave_logging_alone(**_: Any) -> None:
+    """A receiver of this signal is what keeps Celery from setting levels and handlers of its own."""
 
 
 class WorkerHost:
@@ -74,6 +81,7 @@ class WorkerHost:
             store=self._store,
             ring=self._bell.ring,
             freed=pool.freed,
+            crowded=pool.crowded,
         )
         self._runner.start()
         self._janitor = Janitor(self._store, self._bell, self.settings)
@@ -135,7 +143,6 @@ def run_worker(target: str, settings: Settings, *, on_ready: Callable[[], None] 
         without_mingle=True,
         without_heartbeat=True,
         task_events=False,
-        loglevel=logging.WARNING,
     )
     worker.start()
     return int(worker.exitcode or 0)
@@ -157,4 +164,4 @@ def _routes(engine: TaskEngine, settings: Settings) -> tuple[str, ...]:
 
 
 def _queue_of(route: str) -> str:
-    return route.removesuffix(".sync")
+    return route.removesuffix(SYNC_SUFFIX)

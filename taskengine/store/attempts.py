@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Update, and_, cast, extract, func, insert, select, update
+from sqlalchemy import BigInteger, ColumnElement, Update, and_, cast, exists, extract, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskengine.errors import ClaimLost
@@ -18,7 +18,7 @@ from taskengine.records import Answered, Claim, Doorbell, Question
 from taskengine.store import channels
 from taskengine.store.database import Database
 from taskengine.store.payload import dump, load
-from taskengine.store.tables import inputs, logs, tasks
+from taskengine.store.tables import inputs, logs, tasks, workers
 from taskengine.store.tasks import ending, touched
 
 __all__ = ["Attempts"]
@@ -34,11 +34,28 @@ class Attempts:
         None when the attempt is not due: claimed already, ended, waiting, or gone. That is the normal fate of a
         doorbell that was repeated or late.
         """
+        named = and_(tasks.c.id == doorbell.task_id, tasks.c.attempt == doorbell.attempt - 1)
+        return await self._claim(named, worker_id)
+
+    async def claim_next(self, queues: Sequence[str], worker_id: str) -> Claim | None:
+        """Make `worker_id` the holder of the task that has waited longest in these queues; None when none waits."""
+        oldest = (
+            select(tasks.c.id)
+            .where(tasks.c.queue.in_(list(queues)), tasks.c.phase.in_(sources(Event.CLAIM)))
+            .order_by(tasks.c.created_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        return await self._claim(tasks.c.id == oldest, worker_id)
+
+    async def _claim(self, which: ColumnElement[bool], worker_id: str) -> Claim | None:
         async with self._database.transaction() as connection:
             claimed = await connection.execute(
                 update(tasks)
-                .where(tasks.c.id == doorbell.task_id, tasks.c.attempt == doorbell.attempt - 1)
-                .where(tasks.c.phase.in_(sources(Event.CLAIM)))
+                .where(which, tasks.c.phase.in_(sources(Event.CLAIM)))
+                # A worker that was declared dead and has not heard of it yet must take nothing new.
+                .where(exists().where(workers.c.id == worker_id))
                 .values(
                     **_state(Event.CLAIM),
                     attempt=tasks.c.attempt + 1,
@@ -48,6 +65,8 @@ class Attempts:
                     **touched(),
                 )
                 .returning(
+                    tasks.c.id,
+                    tasks.c.attempt,
                     tasks.c.tool,
                     tasks.c.owner,
                     tasks.c.queue,
@@ -60,10 +79,10 @@ class Attempts:
             row = claimed.one_or_none()
             if row is None:
                 return None
-            answers = await self._answers(connection, doorbell.task_id) if doorbell.attempt > 1 else {}
+            answers = await self._answers(connection, row.id) if row.attempt > 1 else {}
         return Claim(
-            task_id=doorbell.task_id,
-            attempt=doorbell.attempt,
+            task_id=row.id,
+            attempt=row.attempt,
             worker_id=worker_id,
             tool=row.tool,
             owner=row.owner,
@@ -213,9 +232,7 @@ class Attempts:
             update(tasks)
             .where(tasks.c.id == task_id, tasks.c.attempt == attempt, tasks.c.worker_id == worker_id)
             .where(tasks.c.phase.in_(sources(Event.RELEASE)))
-            .values(
-                **_state(Event.RELEASE), worker_id=None, status_message="Waiting for a worker", **touched()
-            )
+            .values(**_state(Event.RELEASE), worker_id=None, status_message="Waiting for a worker", **touched())
             .returning(tasks.c.id)
             .cte("changed")
         )

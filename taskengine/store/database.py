@@ -23,9 +23,15 @@ COMMAND_TIMEOUT_S = 30
 POOL_TIMEOUT_S = 5
 
 # SQLSTATE classes after which the same statement may succeed later: connection, resources, operator intervention,
-# read-only standby, serialisation, deadlock, lock timeout; and a schema that is not there yet.
-_UNDEFINED_TABLE = "42P01"
-_PASSING = ("08", "53", "57", "25006", "40001", "40P01", "55P03", _UNDEFINED_TABLE)
+# read-only standby, serialisation, deadlock, lock timeout.
+# Besides what an operator has to do first.
+_PASSING = ("08", "53", "57", "25006", "40001", "40P01", "55P03")
+_TO_DO = {
+    "42P01": "its schema is missing or old: run `taskengine migrate`",
+    "3D000": "there is no such database on the server: create it",
+    "28P01": "it refuses the password",
+    "28000": "it refuses the user",
+}
 
 
 def driver_url(url: str) -> URL:
@@ -43,13 +49,13 @@ def unavailable(error: BaseException) -> bool:
         return True
     if isinstance(original, OSError | TimeoutError | asyncpg.InterfaceError):
         return True
-    return _sqlstate(error).startswith(_PASSING)
+    return _sqlstate(error).startswith(_PASSING) or _sqlstate(error) in _TO_DO
 
 
 def reason(error: BaseException) -> str:
     """A few words for people, without addresses or secrets."""
-    if _sqlstate(error) == _UNDEFINED_TABLE:
-        return "its schema is missing or old: run `taskengine migrate`"
+    if _sqlstate(error) in _TO_DO:
+        return _TO_DO[_sqlstate(error)]
     original = getattr(error, "orig", None) or error
     return type(getattr(original, "__cause__", None) or original).__name__
 

@@ -14,7 +14,7 @@ __all__ = ["Listener"]
 
 logger = logging.getLogger("taskengine.store")
 
-RECONNECT_S = 1.0
+RECONNECT_S = 0.2
 CHECK_S = 5.0
 
 

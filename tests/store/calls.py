@@ -40,8 +40,15 @@ async def worker(store: Store, worker_id: str, lease_s: float = LEASE_S, presenc
     return worker_id
 
 
+async def take(store: Store, doorbell: Doorbell, worker_id: str = "w1") -> Claim | None:
+    """The worker's claim; it registers first where it has not yet."""
+    if worker_id not in {each["id"] for each in await store.workers.alive()}:
+        await worker(store, worker_id)
+    return await store.attempts.claim(doorbell, worker_id)
+
+
 async def claimed(store: Store, worker_id: str = "w1", **changes: Any) -> Claim:
-    claim = await store.attempts.claim(await stored(store, **changes), worker_id)
+    claim = await take(store, await stored(store, **changes), worker_id)
     assert claim is not None
     return claim
 

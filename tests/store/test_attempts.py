@@ -9,7 +9,7 @@ from taskengine.errors import ClaimLost
 from taskengine.lifecycle import Phase, Status
 from taskengine.records import Claim, Doorbell
 from taskengine.store import Store
-from tests.store.calls import OWNER, RESULT, claimed, question, stored
+from tests.store.calls import OWNER, RESULT, claimed, question, stored, take, worker
 from tests.store.sql import execute
 
 ERROR = '{"code":-32603,"message":"lost"}'
@@ -17,14 +17,30 @@ ERROR = '{"code":-32603,"message":"lost"}'
 
 async def test_only_one_of_many_workers_claims_an_attempt(store: Store) -> None:
     doorbell = await stored(store)
-    claims = await asyncio.gather(*(store.attempts.claim(doorbell, f"w{n}") for n in range(8)))
+    for n in range(8):
+        await worker(store, f"w{n}")
+    claims = await asyncio.gather(*(take(store, doorbell, f"w{n}") for n in range(8)))
     assert sum(claim is not None for claim in claims) == 1
+
+
+async def test_an_unregistered_worker_claims_nothing(store: Store) -> None:
+    doorbell = await stored(store)
+    assert await store.attempts.claim(doorbell, "nobody") is None
+    assert await store.attempts.claim_next(["default"], "nobody") is None
+
+
+async def test_a_free_slot_takes_what_has_waited_longest_in_its_queues(store: Store) -> None:
+    other, first, second = await stored(store, queue="gpu"), await stored(store), await stored(store)
+    await worker(store, "w1")
+    claims = [await store.attempts.claim_next(["default", "default.sync"], "w1") for _ in range(3)]
+    assert [claim and claim.task_id for claim in claims] == [first.task_id, second.task_id, None]
+    assert (await store.tasks.get(other.task_id, OWNER)).phase is Phase.QUEUED
 
 
 @pytest.mark.parametrize("attempt", [0, 2, 7])
 async def test_a_doorbell_with_another_attempt_is_refused(store: Store, attempt: int) -> None:
     doorbell = await stored(store)
-    assert await store.attempts.claim(Doorbell(doorbell.task_id, attempt, "default"), "w1") is None
+    assert await take(store, Doorbell(doorbell.task_id, attempt, "default"), "w1") is None
 
 
 async def test_a_claim_carries_the_call(store: Store) -> None:
@@ -51,7 +67,7 @@ async def test_a_failed_task_has_its_error_and_no_result(store: Store) -> None:
 async def test_late_writes_of_a_superseded_attempt_are_refused(store: Store) -> None:
     late = await claimed(store)
     doorbell = await store.attempts.release(late)
-    current = await store.attempts.claim(doorbell, "w2")
+    current = await take(store, doorbell, "w2")
     assert current is not None
     for write in _writes(store, late):
         with pytest.raises(ClaimLost):
@@ -96,7 +112,7 @@ async def test_lost_attempts_are_repeated_until_there_were_too_many(store: Store
     for _ in range(2):
         doorbell = await store.attempts.lose(claim, "killed by SIGKILL", 3, ERROR)
         assert doorbell is not None
-        again = await store.attempts.claim(doorbell, "w1")
+        again = await take(store, doorbell, "w1")
         assert again is not None
         claim = again
     assert await store.attempts.lose(claim, "killed by SIGKILL", 3, ERROR) is None
@@ -110,13 +126,13 @@ async def test_a_handed_back_attempt_is_due_and_counts_no_crash(store: Store) ->
     await store.attempts.hand_back(claim.task_id, claim.attempt, claim.worker_id)
     record = await store.tasks.get(claim.task_id, OWNER)
     assert record.phase is Phase.QUEUED
-    assert await store.attempts.claim(Doorbell(claim.task_id, 2, "default"), "w2") is not None
+    assert await take(store, Doorbell(claim.task_id, 2, "default"), "w2") is not None
 
 
 async def test_running_time_adds_up_over_attempts(store: Store) -> None:
     claim = await claimed(store)
     await asyncio.sleep(0.05)
-    again = await store.attempts.claim(await store.attempts.release(claim), "w1")
+    again = await take(store, await store.attempts.release(claim), "w1")
     assert again is not None
     assert again.ran_ms >= 50
 

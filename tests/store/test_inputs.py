@@ -6,7 +6,7 @@ import pytest
 
 from taskengine.lifecycle import Phase, Status
 from taskengine.store import Store
-from tests.store.calls import OWNER, claimed, question
+from tests.store.calls import OWNER, claimed, question, take
 from tests.store.sql import execute
 
 YES = {"action": "accept", "content": {"name": "Ann"}}
@@ -21,7 +21,7 @@ async def test_the_last_answer_makes_the_next_attempt_due(store: Store) -> None:
     assert (record.status, [each.key for each in record.open_questions]) == (Status.INPUT_REQUIRED, ["a"])
     doorbell = await store.inputs.answer(claim.task_id, OWNER, {"a": NO})
     assert doorbell is not None
-    again = await store.attempts.claim(doorbell, "w2")
+    again = await take(store, doorbell, "w2")
     assert again is not None
     assert {key: each.response for key, each in again.answers.items()} == {"a": NO, "b": YES}
 

@@ -5,7 +5,7 @@ import pytest
 from taskengine.errors import TaskNotFound
 from taskengine.lifecycle import Phase, Status
 from taskengine.store import Store
-from tests.store.calls import OWNER, RESULT, claimed, new_task, question, stored
+from tests.store.calls import OWNER, RESULT, claimed, new_task, question, stored, take
 from tests.store.sql import execute
 
 
@@ -62,7 +62,7 @@ async def test_get_many_leaves_out_what_the_owner_may_not_see(store: Store) -> N
 @pytest.mark.parametrize("state", ["queued", "running", "waiting"])
 async def test_cancel_settles_a_live_task_in_every_phase(store: Store, state: str) -> None:
     doorbell = await stored(store)
-    claim = None if state == "queued" else await store.attempts.claim(doorbell, "w1")
+    claim = None if state == "queued" else await take(store, doorbell, "w1")
     if state == "waiting":
         assert claim is not None
         await store.attempts.suspend(claim, [question()], "Waiting")
@@ -70,7 +70,7 @@ async def test_cancel_settles_a_live_task_in_every_phase(store: Store, state: st
     record = await store.tasks.get(doorbell.task_id, OWNER)
     assert record.status is Status.CANCELLED
     assert record.open_questions == ()
-    assert await store.attempts.claim(doorbell, "w2") is None
+    assert await take(store, doorbell, "w2") is None
 
 
 async def test_cancel_of_an_ended_task_changes_nothing(store: Store) -> None:

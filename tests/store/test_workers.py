@@ -78,6 +78,7 @@ async def test_a_worker_that_holds_its_lock_again_is_no_longer_suspected(store: 
 
 async def test_a_task_held_by_an_unregistered_worker_is_due_again(store: Store, database_url: str) -> None:
     claim = await claimed(store, "gone")
+    await store.workers.leave("gone")
     await execute(database_url, "UPDATE tasks SET claimed_at = now() - interval '1 minute'")
     assert await store.workers.look(LEASE_S)
     reaped = await store.workers.reap(LEASE_S, 3, LOST)

@@ -1,0 +1,117 @@
+"""`taskengine dev`: the whole engine on one machine, from nothing, for writing tools."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from taskengine.cli.screen import Host, Port, Target, complain, good, note, out
+from taskengine.cli.stack import ChildFailed, Stack
+from taskengine.client import Client
+from taskengine.errors import SettingsError
+from taskengine.settings import PREFIX, load_settings
+from taskengine.store import migrate
+from taskengine.target import source_folder
+
+__all__ = ["dev"]
+
+Data = Annotated[Path, typer.Option(help="Folder for the database and the logs.", file_okay=False)]
+_SERVICES = (f"{PREFIX}DATABASE_URL", f"{PREFIX}BROKER_URL")
+
+
+def dev(
+    target: Target,
+    host: Host = None,
+    port: Port = None,
+    data: Data = Path(".taskengine"),
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start front end and worker again when code changes.")
+    ] = False,
+) -> None:
+    """Run TARGET with an embedded PostgreSQL and Valkey, a front end and a worker. Tasks outlive Ctrl-C."""
+    given = {"host": host, "port": port}
+    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    for variable in _SERVICES:
+        if variable in os.environ:
+            note(f"{variable} is set; dev uses its own services. Use `taskengine serve` and `worker` for those named.")
+    interrupts = _Interrupts()
+    with Stack(target, data, settings, tell=_tell) as stack:
+        try:
+            stack.start_children()
+        except ChildFailed as failure:
+            complain(str(failure))
+            raise typer.Exit(2 if failure.exit_code == 2 else 1) from None
+        _show(stack, reload=reload)
+        changed = _watch(source_folder(target)) if reload else threading.Event()
+        while not interrupts.count:
+            time.sleep(0.2)
+            stack.tend()
+            if changed.is_set():
+                changed.clear()
+                note("code changed: front end and worker start again")
+                stack.restart_children()
+        out.print("Stopping …")
+        interrupts.second = lambda: stack.stop_children(at_once=True)
+        stack.stop_children()
+    good("stopped; the tasks are kept and go on at the next start")
+
+
+class _Interrupts:
+    """Counts Ctrl-C and SIGTERM instead of dying of them; `second` is what a second one does."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.second: Callable[[], None] | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 1 and self.second is not None:
+            self.second()
+
+
+def _tell(who: str, what: str) -> None:
+    for line in what.splitlines():
+        out.print(Text.assemble((f"{who:>9} │ ", "yellow"), line))
+
+
+def _show(stack: Stack, *, reload: bool) -> None:
+    data = stack.services.data_dir
+    tools = asyncio.run(_tools(stack.url))
+    good(f"PostgreSQL and Valkey, embedded, in {data}")
+    good(f"schema {migrate.head()}")
+    good(f"{len(tools)} tool{'s' * (len(tools) != 1)}: {', '.join(tools) or 'none yet'}")
+    out.print(f"\n  MCP     {stack.url}\n  logs    {data / 'logs'}\n  reload  {'on' if reload else 'off'}\n")
+    out.print("Ctrl-C stops everything; tasks go on at the next start.\n")
+
+
+async def _tools(url: str) -> list[str]:
+    async with Client(url) as client:
+        return [tool["name"] for tool in await client.list_tools()]
+
+
+def _watch(folder: Path) -> threading.Event:
+    """Set whenever a Python file below `folder` changed."""
+    try:
+        from watchfiles import PythonFilter, watch  # noqa: PLC0415 (only the `dev` extra has it)
+    except ImportError:
+        raise SettingsError("--reload needs watchfiles: pip install 'taskengine[dev]'") from None
+    changed = threading.Event()
+
+    def look() -> None:
+        for _ in watch(folder, watch_filter=PythonFilter(), debounce=300, raise_interrupt=False):
+            changed.set()
+
+    threading.Thread(target=look, name="reload", daemon=True).start()
+    return changed

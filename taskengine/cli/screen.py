@@ -1,0 +1,44 @@
+"""What the commands write: results on standard output, complaints on standard error."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+__all__ = ["Host", "Port", "Target", "bad", "complain", "good", "note", "out"]
+
+out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="The engine: file.py:engine or package.module:engine.", envvar="TASKENGINE_TARGET", show_default=False
+    ),
+]
+Host = Annotated[str | None, typer.Option(help="Address to listen on; default: the setting `host`.")]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for a free one; default: the setting `port`.")
+]
+
+
+def complain(text: str) -> None:
+    """Each line of `text` as an error."""
+    for line in text.splitlines():
+        _err.print(Text.assemble(("error: ", "bold red"), line))
+
+
+def good(text: str) -> None:
+    out.print(Text.assemble(("✓ ", "green"), text))
+
+
+def bad(text: str) -> None:
+    out.print(Text.assemble(("✗ ", "bold red"), text))
+
+
+def note(text: str) -> None:
+    """Something worth knowing that is not wrong."""
+    out.print(Text.assemble(("! ", "yellow"), text))

@@ -1,0 +1,210 @@
+"""`tools/call`: checked here; a durable tool's call becomes a row, which its client then sees in one of three ways.
+
+A client that declares the tasks extension gets the plain result when the call ends within `quick_wait`, else the
+task. Any other client gets the call as if it were synchronous: its request stays open with progress, and when the
+task asks, the answer is an `InputRequiredResult` whose state names the task, so that the retry resumes it (A-53).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from datetime import timedelta
+from typing import Any
+
+from taskengine.calling import outcome_of_message
+from taskengine.durations import milliseconds
+from taskengine.errors import InvalidArguments, StoreUnavailable
+from taskengine.lifecycle import LONGEST_POLL, Status
+from taskengine.records import NewTask, TaskRecord
+from taskengine.server.call import Call
+from taskengine.server.direct import call_direct
+from taskengine.server.exchange import Exchange
+from taskengine.server.progress import Reporter
+from taskengine.server.rounds import Rounds, read_rounds
+from taskengine.server.tasks import answer, fitting_answers
+from taskengine.settings import Settings
+from taskengine.store.changes import Watch
+from taskengine.tool import Tool
+from taskengine.wire import headers, modern
+from taskengine.wire.jsonrpc import INVALID_PARAMS, RpcError
+
+__all__ = ["call_tool"]
+
+audit = logging.getLogger("taskengine.audit")
+
+LOOK_AGAIN_S = 30.0
+CREATE_TRIES = 3
+RETRY_S = 0.5
+LONGEST_OUTAGE_S = 30.0
+
+
+async def call_tool(call: Call, exchange: Exchange) -> Any:
+    """The result of the call, or what must happen before there is one.
+
+    Arguments that do not fit the tool are a result with `isError`, which a model can act on (X-TOOL-21). Nothing is
+    written before every check is done (M-HDR-26).
+    """
+    name = call.text("name")
+    arguments = call.mapping("arguments") if "arguments" in call.params else {}
+    tool = call.service.engine.get_tool(name)
+    if tool is None:
+        raise RpcError(INVALID_PARAMS, f"Unknown tool: {name[:128]}")
+    headers.check_parameters(call.headers, tool.header_parameters, arguments)
+    if tool.task == "required":
+        call.needs_tasks()
+    rounds = await read_rounds(call, tool, arguments)
+    if rounds.state.task_id is not None:
+        return await _resume(rounds, tool, rounds.state.task_id, exchange)
+    try:
+        tool.check_arguments(arguments)
+    except InvalidArguments as error:
+        return _call_result(call, outcome_of_message(str(error)).result)
+    if not tool.durable:
+        return await call_direct(rounds, tool, arguments, exchange)
+    return await _begin(rounds, tool, arguments, exchange)
+
+
+async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange: Exchange) -> Any:
+    """Ask what the tool wants answered first, one round or several; then make the task (M-TASK-18)."""
+    call = rounds.call
+    known = {key: given for key, given in rounds.state.answers.items() if key in tool.ask_first}
+    wanted = tuple(question for question in tool.first_questions if question.key not in known)
+    known |= fitting_answers(wanted, rounds.responses)
+    still_open = [question for question in wanted if question.key not in known]
+    if still_open:
+        return await rounds.ask(still_open, known)
+    settings = call.service.settings
+    new = NewTask(
+        id=f"tsk_{secrets.token_urlsafe(24)}",
+        owner=call.caller.owner,
+        tool=tool.name,
+        queue=tool.route,
+        arguments=arguments,
+        capabilities=call.envelope.capabilities,
+        ttl_ms=milliseconds(_ttl(tool, settings)),
+        poll_interval_ms=max(1, milliseconds(tool.poll_interval or LONGEST_POLL)),
+        first=known,
+        nonce=rounds.state.nonce,
+    )
+    async with call.service.store.changes.watch([new.id]) as watch:
+        try:
+            record = await _create(call, new)
+        except asyncio.CancelledError:
+            if exchange.disconnected:
+                call.service.cancel_abandoned(new.id, call.caller)
+            raise
+        if record.id != new.id:
+            watch.add(record.id)
+        return await _present(rounds, tool, record, watch, exchange)
+
+
+async def _resume(rounds: Rounds, tool: Tool, task_id: str, exchange: Exchange) -> Any:
+    """Go on with the task that an earlier round of this call made, with what the client answered."""
+    call = rounds.call
+    async with call.service.store.changes.watch([task_id]) as watch:
+        record = await call.service.store.tasks.get(task_id, call.caller.owner)
+        if record.status is Status.INPUT_REQUIRED and rounds.responses:
+            await answer(call, record, rounds.responses)
+            record = await call.service.store.tasks.get(task_id, call.caller.owner)
+        return await _present(rounds, tool, record, watch, exchange)
+
+
+async def _create(call: Call, new: NewTask) -> TaskRecord:
+    """The task is committed and its doorbell rung when this returns (M-TASK-13). Raises StoreUnavailable."""
+    for attempt in range(1, CREATE_TRIES + 1):
+        try:
+            record, doorbell = await call.service.store.tasks.create(new)
+        except StoreUnavailable:
+            if attempt == CREATE_TRIES:
+                # It may be there all the same; its client will never ask for it.
+                call.service.cancel_abandoned(new.id, call.caller)
+                raise
+            await asyncio.sleep(RETRY_S)
+        else:
+            if doorbell is not None:
+                call.service.bell.ring(doorbell)
+                audit.info("task %s created by %s: %s", record.id, call.caller.owner, record.tool)
+            return record
+    raise AssertionError("the last try returns or raises")
+
+
+async def _present(rounds: Rounds, tool: Tool, record: TaskRecord, watch: Watch, exchange: Exchange) -> Any:
+    if rounds.call.envelope.declares_tasks:
+        return await _as_task(rounds.call, tool, record, watch, exchange)
+    try:
+        return await _inline(rounds, record, watch, exchange)
+    except asyncio.CancelledError:
+        if exchange.disconnected:
+            rounds.call.service.cancel_abandoned(record.id, rounds.call.caller)
+            raise
+        return await rounds.ask_for_task(record.id)
+
+
+async def _as_task(call: Call, tool: Tool, record: TaskRecord, watch: Watch, exchange: Exchange) -> Any:
+    """The plain result of a call that is quick, else the task, which lives on whatever becomes of this request."""
+    if tool.task == "optional":
+        quick_wait = call.service.settings.quick_wait if tool.quick_wait is None else tool.quick_wait
+        try:
+            record = await _wait_briefly(call, record, watch, quick_wait.total_seconds())
+        except asyncio.CancelledError:
+            if exchange.disconnected:
+                raise
+        if record.status is Status.COMPLETED:
+            return _call_result(call, record.result)
+    return modern.create_task_result(record, call.service.meta)
+
+
+async def _wait_briefly(call: Call, record: TaskRecord, watch: Watch, seconds: float) -> TaskRecord:
+    """The task once it no longer works, or as it was last seen when the time is over."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while record.status is Status.WORKING and (left := until - loop.time()) > 0:
+        if await watch.next(left):
+            try:
+                record = await call.service.store.tasks.get(record.id, call.caller.owner)
+            except StoreUnavailable:
+                break  # the task is committed: its client can ask for it later
+    return record
+
+
+async def _inline(rounds: Rounds, record: TaskRecord, watch: Watch, exchange: Exchange) -> Any:
+    """The end of the task, or its questions. Raises the error it failed with."""
+    call = rounds.call
+    await call.service.sealer.prepare()
+    reporter = Reporter(exchange, call.envelope)
+    while record.status is Status.WORKING:
+        if record.progress is not None:
+            await reporter.progress(record.progress, record.progress_total, record.progress_message)
+        record = await _next(call, record.id, watch)
+    if record.status is Status.INPUT_REQUIRED:
+        return await rounds.ask_for_task(record.id, record.open_questions)
+    if record.status is Status.FAILED and record.error is not None:
+        raise modern.stored_error(record.error)
+    if record.status is Status.CANCELLED:
+        return _call_result(call, outcome_of_message("The call was cancelled before it ended.").result)
+    return _call_result(call, record.result)
+
+
+async def _next(call: Call, task_id: str, watch: Watch) -> TaskRecord:
+    """The task after its next change. A database that is away for a while is waited for. Raises StoreUnavailable."""
+    loop = asyncio.get_running_loop()
+    await watch.next(LOOK_AGAIN_S)
+    until = loop.time() + LONGEST_OUTAGE_S
+    while True:
+        try:
+            return await call.service.store.tasks.get(task_id, call.caller.owner)
+        except StoreUnavailable:
+            if loop.time() > until:
+                raise
+            await asyncio.sleep(RETRY_S)
+
+
+def _call_result(call: Call, text: str | None) -> Any:
+    assert text is not None, "a completed call has a result"
+    return modern.call_result(text, call.service.meta)
+
+
+def _ttl(tool: Tool, settings: Settings) -> timedelta:
+    return min(tool.ttl or settings.ttl, settings.max_ttl)

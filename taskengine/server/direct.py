@@ -1,0 +1,215 @@
+"""Tools that make no task: run here, in the front end, while their client waits.
+
+An async tool runs on the event loop, a `def` tool in a thread. What it asks is answered in another round, in which
+it runs again from the top with the answers that the sealed state carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from taskengine.calling import Outcome, call_async, call_sync, outcome_of_message
+from taskengine.content import encode_json
+from taskengine.durations import describe
+from taskengine.errors import BadAnswer, Suspended, TaskCancelled
+from taskengine.questions import check_answer
+from taskengine.records import Question
+from taskengine.server.exchange import Exchange
+from taskengine.server.progress import Reporter
+from taskengine.server.rounds import Rounds
+from taskengine.tool import Tool
+from taskengine.wire import modern
+
+__all__ = ["call_direct"]
+
+T = TypeVar("T")
+
+
+async def call_direct(rounds: Rounds, tool: Tool, arguments: Mapping[str, Any], exchange: Exchange) -> Any:
+    """The tool's result, or its questions. Raises its JSON-RPC error, and BadAnswer for an answer that does not fit."""
+    service = rounds.call.service
+    port = _Port(rounds, exchange)
+    limit = None if tool.timeout is None else tool.timeout.total_seconds()
+    try:
+        async with asyncio.timeout(limit):
+            outcome = await _run(tool, arguments, port)
+    except TimeoutError:
+        assert tool.timeout is not None
+        outcome = outcome_of_message(f"The tool was stopped: it ran longer than {describe(tool.timeout)}.")
+    except Suspended:
+        if port.refusal is not None:
+            raise port.refusal from None
+        return await rounds.ask(port.open, port.answers)
+    finally:
+        port.closed = True
+    if outcome.error is not None:
+        raise modern.stored_error(outcome.error)
+    assert outcome.result is not None
+    return modern.call_result(outcome.result, service.meta)
+
+
+async def _run(tool: Tool, arguments: Mapping[str, Any], port: _Port) -> Outcome:
+    settings = port.rounds.call.service.settings
+    limits: dict[str, Any] = {
+        "show_exceptions": settings.show_exceptions,
+        "max_result_bytes": settings.max_result_bytes,
+    }
+    if tool.is_async:
+        return await call_async(tool, arguments, port, **limits)
+    sync_port = _SyncPort(port, asyncio.get_running_loop())
+    return await _in_thread(partial(call_sync, tool, arguments, sync_port, **limits), port.rounds.call.service.threads)
+
+
+class _Facts:
+    def __init__(self, rounds: Rounds, exchange: Exchange) -> None:
+        self.rounds, self.exchange = rounds, exchange
+        self.reporter = Reporter(exchange, rounds.call.envelope)
+        self.answers: dict[str, Mapping[str, Any]] = dict(rounds.state.answers)
+        """Those that the tool has asked for, of all rounds."""
+        self.open: list[Question] = []
+        """What is asked in this round."""
+        self.refusal: BadAnswer | None = None
+        """Why the client's answer was not taken."""
+        self.closed = False
+        """The call has its answer: nothing is sent for it any more (X-PROG-05)."""
+
+    @property
+    def task_id(self) -> str | None:
+        return None
+
+    @property
+    def attempt(self) -> int:
+        return self.rounds.state.rounds + 1
+
+    @property
+    def capabilities(self) -> Mapping[str, Any]:
+        return self.rounds.call.envelope.capabilities
+
+    @property
+    def first(self) -> Mapping[str, Mapping[str, Any]]:
+        return {}
+
+    @property
+    def cancelled(self) -> bool:
+        return self.closed or self.exchange.disconnected
+
+    def take(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
+        """The answers to all of these. Raises Suspended when one is missing or does not fit its question."""
+        for question in questions:
+            if question.key in self.answers:
+                continue
+            if question.key not in self.rounds.responses:
+                encode_json(dict(question.params))
+                self.open.append(question)
+                continue
+            response = self.rounds.responses[question.key]
+            try:
+                check_answer(question, response)
+            except BadAnswer as error:
+                self.refusal = error
+                raise Suspended from None
+            self.answers[question.key] = response
+        if self.open:
+            raise Suspended
+        return {question.key: self.answers[question.key] for question in questions}
+
+
+class _Port(_Facts):
+    """The context of an async tool on this side."""
+
+    async def progress(self, progress: float, total: float | None, message: str | None) -> None:
+        if not self.closed:
+            await self.reporter.progress(progress, total, message)
+
+    async def log(self, level: str, data: Any, logger: str | None) -> None:
+        if not self.closed:
+            await self.reporter.log(level, data, logger)
+
+    async def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
+        return self.take(questions)
+
+    async def tools_changed(self) -> None:
+        await self.rounds.call.service.announce_tools()
+
+
+class _SyncPort:
+    """The same for a `def` tool in its thread, which waits while the event loop sends."""
+
+    def __init__(self, port: _Port, loop: asyncio.AbstractEventLoop) -> None:
+        self._port, self._loop = port, loop
+
+    @property
+    def task_id(self) -> str | None:
+        return self._port.task_id
+
+    @property
+    def attempt(self) -> int:
+        return self._port.attempt
+
+    @property
+    def capabilities(self) -> Mapping[str, Any]:
+        return self._port.capabilities
+
+    @property
+    def first(self) -> Mapping[str, Mapping[str, Any]]:
+        return self._port.first
+
+    @property
+    def cancelled(self) -> bool:
+        return self._port.cancelled
+
+    def progress(self, progress: float, total: float | None, message: str | None) -> None:
+        self._go_on()
+        if self._port.reporter.wants_progress:
+            self._wait_for(self._port.progress(progress, total, message))
+
+    def log(self, level: str, data: Any, logger: str | None) -> None:
+        self._go_on()
+        if self._port.reporter.wants(level):
+            self._wait_for(self._port.log(level, data, logger))
+
+    def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
+        self._go_on()
+        return self._port.take(questions)
+
+    def tools_changed(self) -> None:
+        self._go_on()
+        self._wait_for(self._port.tools_changed())
+
+    def _go_on(self) -> None:
+        """Raises TaskCancelled in a thread whose call is over."""
+        if self._port.cancelled:
+            raise TaskCancelled
+
+    def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+async def _in_thread(function: Callable[[], T], room: asyncio.Semaphore) -> T:
+    """What `function` returns or raises. A thread whose call was given up ends by itself, and never holds up the
+    end of the process."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+    await room.acquire()
+
+    def settle(settled: Callable[[], None]) -> None:
+        room.release()
+        if not outcome.done():
+            settled()
+
+    def run() -> None:
+        try:
+            settled = partial(outcome.set_result, function())
+        except BaseException as error:  # signals of the engine pass through threads as well
+            settled = partial(outcome.set_exception, error)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, settled)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), name="tool", daemon=True).start()
+    return await outcome

@@ -1,0 +1,190 @@
+"""One request and its answer: JSON, or an SSE stream from the moment something must be said before the end.
+
+Until the stream is committed, a rejection can still have its HTTP status (M-TRANS-26). The stream is committed by the
+first notification, or by the first keep-alive interval that passes without an answer. A client that goes away
+cancels the work (M-TRANS-23); a server that stops asks the work for an end that the client can go on from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from starlette.types import Receive, Send
+
+from taskengine.server.checks import Accepts
+from taskengine.server.errors import rpc_error
+from taskengine.wire.jsonrpc import INTERNAL_ERROR, RequestId, RpcError, dumps, error_response, result_response
+
+__all__ = ["Exchange", "Work", "send_empty", "send_json"]
+
+logger = logging.getLogger("taskengine.server")
+
+FAREWELL_S = 2.0
+
+JSON_HEADERS = [(b"content-type", b"application/json")]
+EVENT_HEADERS = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+async def send_json(
+    send: Send, status: int, message: Mapping[str, Any], headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> None:
+    """The whole answer as one JSON object on one line."""
+    body = dumps(message)
+    start = [*JSON_HEADERS, (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_empty(send: Send, status: int) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+Work = Callable[["Exchange"], Coroutine[Any, Any, Any]]
+"""Gives the result of a request; raises what the error table knows. Cancelled with `disconnected` set when the client
+has gone, and without it when the server stops: then it should return, soon, what the client can go on from."""
+
+
+class Exchange:
+    """The way from the work on a request to its client."""
+
+    def __init__(
+        self,
+        request_id: RequestId,
+        accepts: Accepts,
+        receive: Receive,
+        send: Send,
+        *,
+        keep_alive_s: float,
+        status_of: Callable[[int], int],
+    ) -> None:
+        self.request_id = request_id
+        self.accepts = accepts
+        self.disconnected = False
+        """The client went away: whatever is sent now is lost."""
+        self._receive, self._send = receive, send
+        self._keep_alive_s = keep_alive_s
+        self._status_of = status_of
+        self._streaming = False
+        self._ended = False
+        self._lock = asyncio.Lock()
+        self._work: asyncio.Task[Any] | None = None
+
+    async def run(self, work: Work) -> None:
+        """Do the work and answer with its result, or with the error it raises."""
+        self._work = asyncio.create_task(work(self))
+        watching = asyncio.create_task(self._until_disconnect())
+        try:
+            while True:
+                await asyncio.wait(
+                    {self._work, watching}, timeout=self._keep_alive_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if self._work.done():
+                    await self._answer(self._work)
+                    return
+                if watching.done():
+                    self.disconnected = True
+                    self._work.cancel()
+                    await asyncio.wait({self._work})
+                    _forget(self._work)
+                    return
+                await self._comment()
+        except asyncio.CancelledError:
+            # The HTTP server has waited long enough: what can still be said is said.
+            self._work.cancel()
+            await asyncio.wait({self._work}, timeout=FAREWELL_S)
+            if self._work.done():
+                await self._answer(self._work)
+            raise
+        finally:
+            watching.cancel()
+
+    def stop(self) -> None:
+        """Ask the work for an early end, as when the server stops."""
+        if self._work is not None and not self._work.done():
+            self._work.cancel()
+
+    async def notify(self, message: Mapping[str, Any]) -> None:
+        """Send a notification before the answer; dropped when the client takes no streams."""
+        if not self.accepts.events:
+            return
+        try:
+            event = _event(message)
+        except TypeError as error:
+            logger.debug("a notification has no JSON form and is dropped: %s", error)
+            return
+        await self._write(event)
+
+    async def open_stream(self) -> None:
+        """Commit to a stream before there is anything to say."""
+        await self._write(b"")
+
+    async def _comment(self) -> None:
+        if self.accepts.events:
+            await self._write(b": keep-alive\n\n")
+
+    async def _answer(self, work: asyncio.Task[Any]) -> None:
+        try:
+            response = result_response(self.request_id, work.result())
+            status = 200
+            body = dumps(response)
+        except asyncio.CancelledError:
+            error = RpcError(INTERNAL_ERROR, "The server is stopping: send the request again")
+            status, body = self._failure(error)
+        except Exception as error:
+            status, body = self._failure(rpc_error(error))
+        if self._streaming:
+            await self._write(_event_of(body), last=True)
+        elif status == 200 and not self.accepts.json:
+            await self.open_stream()
+            await self._write(_event_of(body), last=True)
+        else:
+            await self._write_json(status, body)
+
+    def _failure(self, error: RpcError) -> tuple[int, bytes]:
+        try:
+            return self._status_of(error.code), dumps(error_response(self.request_id, error))
+        except TypeError:
+            plain = RpcError(error.code, error.message)
+            return self._status_of(error.code), dumps(error_response(self.request_id, plain))
+
+    async def _write_json(self, status: int, body: bytes) -> None:
+        start = [*JSON_HEADERS, (b"content-length", str(len(body)).encode())]
+        await self._send({"type": "http.response.start", "status": status, "headers": start})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _write(self, chunk: bytes, *, last: bool = False) -> None:
+        """Events are whole chunks, one after the other, and none follows the last."""
+        async with self._lock:
+            if self._ended or self.disconnected:
+                return
+            if not self._streaming:
+                self._streaming = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": EVENT_HEADERS})
+            self._ended = last
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": not last})
+
+    async def _until_disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+def _event(message: Mapping[str, Any]) -> bytes:
+    return _event_of(dumps(message))
+
+
+def _event_of(body: bytes) -> bytes:
+    return b"data: " + body + b"\n\n"
+
+
+def _forget(work: asyncio.Task[Any]) -> None:
+    """Look at the outcome of cancelled work, so that asyncio does not complain about it."""
+    if not work.cancelled() and work.exception() is not None:
+        logger.debug("cancelled work ended with %r", work.exception())

@@ -1,0 +1,132 @@
+"""`subscriptions/listen`: a stream of changed tasks and of changes of the tool list, until one side ends it.
+
+Changes of a task that follow each other faster than they can be sent come together in one notification, so the
+backlog of a stream is never more than its tasks (M-SUB-18). Nothing is replayed (M-SUB-14).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from taskengine.errors import StoreUnavailable
+from taskengine.records import TaskRecord
+from taskengine.server.call import Call
+from taskengine.server.exchange import Exchange
+from taskengine.wire import modern
+from taskengine.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, RpcError
+
+__all__ = ["listen"]
+
+MAX_TASKS = 1_000
+"""Most tasks of one stream."""
+MAX_STREAMS = 10_000
+"""Most open requests of one front end that a further subscription may join."""
+RETRY_S = 1.0
+
+
+async def listen(call: Call, exchange: Exchange) -> Any:
+    """Acknowledge, report, and give the last result when the server ends it: it stops, or nothing can follow.
+
+    Raises RpcError -32602 for a malformed filter and -32021 for `taskIds` without the extension (M-TASK-72).
+    """
+    wants_tools, task_ids = _read_filter(call)
+    if call.service.open_exchanges > MAX_STREAMS:
+        raise RpcError(INTERNAL_ERROR, "Too many open streams: close some, or poll with tasks/get")
+    try:
+        await _report(call, exchange, wants_tools, task_ids)
+    except asyncio.CancelledError:
+        if exchange.disconnected:
+            raise
+    return modern.listen_result(call.request.id, call.service.meta)
+
+
+def _read_filter(call: Call) -> tuple[bool, list[str] | None]:
+    wanted = call.mapping("notifications")
+    task_ids = wanted.get("taskIds")
+    if task_ids is None:
+        return wanted.get("toolsListChanged") is True, None
+    call.needs_tasks()
+    if not isinstance(task_ids, list) or not all(isinstance(task_id, str) for task_id in task_ids):
+        raise RpcError(INVALID_PARAMS, "params.notifications.taskIds must be a list of strings")
+    if len(task_ids) > MAX_TASKS:
+        raise RpcError(INVALID_PARAMS, f"A stream reports on {MAX_TASKS} tasks at most: open another for the rest")
+    return wanted.get("toolsListChanged") is True, list(dict.fromkeys(task_ids))
+
+
+async def _report(call: Call, exchange: Exchange, wants_tools: bool, task_ids: list[str] | None) -> None:
+    """Returns when nothing more can follow (A-21); a filter of which nothing is honoured stays open (M-SUB-08)."""
+    changes = call.service.store.changes
+    async with changes.watch_tools() as tools, changes.watch() as tasks:
+        honoured: dict[str, Any] = {"toolsListChanged": True} if wants_tools else {}
+        records: Mapping[str, TaskRecord] = {}
+        if task_ids is not None:
+            for task_id in task_ids:
+                tasks.add(task_id)
+            records = await call.service.store.tasks.get_many(task_ids, call.caller.owner)
+            honoured["taskIds"] = [task_id for task_id in task_ids if task_id in records]
+        subscription = call.request.id
+        await exchange.notify(modern.acknowledged(subscription, honoured))
+
+        async def report_tasks() -> None:
+            reported = _Reported(call, exchange)
+            alive = await reported.report(records.values())
+            while alive:
+                changed = alive & await tasks.next()
+                if changed:
+                    found = await _read(call, changed)
+                    alive -= {task_id for task_id in changed if task_id not in found or found[task_id].terminal}
+                    await reported.report(found.values())
+
+        async def report_tools() -> None:
+            while True:
+                if await tools.next():
+                    await exchange.notify(modern.tools_changed_notification(subscription))
+
+        reports = [report_tasks()] if task_ids is not None else []
+        if wants_tools:
+            reports.append(report_tools())
+        if not reports:
+            await asyncio.Event().wait()
+        await _all(reports)
+
+
+class _Reported:
+    """What the stream has said of each task, so that nothing is said twice."""
+
+    def __init__(self, call: Call, exchange: Exchange) -> None:
+        self._subscription = call.request.id
+        self._exchange = exchange
+        self._seen: dict[str, datetime] = {}
+
+    async def report(self, records: Iterable[TaskRecord]) -> set[str]:
+        """Report those that changed; the ids of those that can change again."""
+        alive: set[str] = set()
+        for record in records:
+            if self._seen.get(record.id) != record.updated_at:
+                self._seen[record.id] = record.updated_at
+                await self._exchange.notify(modern.task_notification(self._subscription, record))
+            if not record.terminal:
+                alive.add(record.id)
+        return alive
+
+
+async def _read(call: Call, task_ids: set[str]) -> Mapping[str, TaskRecord]:
+    """The tasks as they are now; a database that is away is waited for."""
+    while True:
+        try:
+            return await call.service.store.tasks.get_many(task_ids, call.caller.owner)
+        except StoreUnavailable:
+            await asyncio.sleep(RETRY_S)
+
+
+async def _all(reports: Iterable[Any]) -> None:
+    running = [asyncio.create_task(report) for report in reports]
+    try:
+        await asyncio.gather(*running)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

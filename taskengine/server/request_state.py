@@ -1,0 +1,95 @@
+"""`requestState`: what a call must remember between its rounds, sealed and carried by the client.
+
+Sealed with AES and HMAC (Fernet), so that a client can neither read nor change it (M-MRTR-07). Each seal differs
+from all others (M-MRTR-14). The key is the setting `secret`, or one that all front ends share through the database,
+so any of them serves the next round, also after a restart (M-MRTR-20).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from taskengine.errors import EngineError
+from taskengine.settings import Settings
+
+__all__ = ["RequestState", "RequestStateError", "Sealer", "digest"]
+
+
+class RequestStateError(EngineError):
+    """The requestState is not one of ours, is too old, or belongs to another caller or call (M-MRTR-08)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestState:
+    """What one call knows after a round. The principal and the request are checked on receipt (M-MRTR-09)."""
+
+    owner: str
+    digest: str
+    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The client's answers of the rounds so far, by key."""
+    rounds: int = 0
+    """How often it has been answered with a question."""
+    nonce: str | None = None
+    """Names the one task this call may become, however often the last round is repeated (M-MRTR-10)."""
+    task_id: str | None = None
+    """The parked task that the next round resumes (A-53)."""
+
+
+def digest(method: str, name: str, arguments: Mapping[str, Any]) -> str:
+    """Identifies a call by what it asks for; the order of members does not count."""
+    text = json.dumps([method, name, arguments], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Sealer:
+    """Seals and opens states; the key is fetched when first needed."""
+
+    def __init__(self, settings: Settings, shared_secret: Callable[[], Awaitable[bytes]]) -> None:
+        self._ttl = max(timedelta(seconds=1), settings.request_state_ttl)
+        self._own = settings.secret.get_secret_value().encode() if settings.secret is not None else None
+        self._shared_secret = shared_secret
+        self._fernet: MultiFernet | None = None
+
+    async def prepare(self) -> None:
+        """Have the key at hand. Raises StoreUnavailable when it is in a database that is away."""
+        if self._fernet is None:
+            secret = self._own if self._own is not None else await self._shared_secret()
+            key = base64.urlsafe_b64encode(hashlib.sha256(b"taskengine request state\0" + secret).digest())
+            self._fernet = MultiFernet([Fernet(key)])
+
+    async def seal(self, state: RequestState) -> str:
+        """Raises StoreUnavailable."""
+        await self.prepare()
+        assert self._fernet is not None
+        return self._fernet.encrypt(json.dumps(asdict(state), separators=(",", ":")).encode()).decode()
+
+    async def open(self, token: str, owner: str, request_digest: str) -> RequestState:
+        """The state that was sealed for this caller and this call. Raises RequestStateError, StoreUnavailable."""
+        await self.prepare()
+        assert self._fernet is not None
+        try:
+            text = self._fernet.decrypt(_canonical(token), ttl=int(self._ttl.total_seconds()))
+        except (InvalidToken, ValueError):
+            raise RequestStateError(
+                "The requestState is not valid or too old: start again without it and without inputResponses"
+            ) from None
+        state = RequestState(**json.loads(text))
+        if state.owner != owner or state.digest != request_digest:
+            raise RequestStateError("The requestState belongs to another call: repeat the one that it was given for")
+        return state
+
+
+def _canonical(token: str) -> bytes:
+    """The token, if it is exactly what was sealed. Raises ValueError: Base64 readers overlook what is appended."""
+    given = token.encode("ascii")
+    if base64.urlsafe_b64encode(base64.b64decode(given, altchars=b"-_", validate=True)) != given:
+        raise ValueError("not in canonical form")
+    return given

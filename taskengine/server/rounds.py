@@ -1,0 +1,61 @@
+"""The rounds of a `tools/call` that asks before it can end: what this request brings, and what it is asked back."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from taskengine.errors import MissingCapability
+from taskengine.questions import missing_capabilities
+from taskengine.records import Question
+from taskengine.server.call import Call
+from taskengine.server.request_state import RequestState, digest
+from taskengine.tool import Tool
+from taskengine.wire import modern
+from taskengine.wire.jsonrpc import INVALID_PARAMS, RpcError
+
+__all__ = ["Rounds", "read_rounds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """A call with the memory of its earlier rounds; each round is a request of its own (M-MRTR-11)."""
+
+    call: Call
+    state: RequestState
+    """With no rounds behind it for a call that begins, with answers or without (M-MRTR-19)."""
+    responses: Mapping[str, Any]
+    """Raw `inputResponses` of this request."""
+
+    async def ask(self, questions: Iterable[Question], answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The result that asks these questions; the answers so far travel in its state. Raises MissingCapability."""
+        nonce = self.state.nonce or secrets.token_urlsafe(16)
+        return await self._input_required(tuple(questions), replace(self.state, answers=dict(answers), nonce=nonce))
+
+    async def ask_for_task(self, task_id: str, questions: Sequence[Question] = ()) -> dict[str, Any]:
+        """The result that makes the client come back to a task it does not know of (A-53), to answer these questions
+        or, without any, only to go on waiting (M-MRTR-21). Raises MissingCapability."""
+        return await self._input_required(questions, replace(self.state, answers={}, task_id=task_id))
+
+    async def _input_required(self, questions: Sequence[Question], state: RequestState) -> dict[str, Any]:
+        missing = missing_capabilities(questions, self.call.envelope.capabilities)
+        if missing:
+            raise MissingCapability(missing)
+        service = self.call.service
+        token = await service.sealer.seal(replace(state, rounds=state.rounds + 1))
+        return modern.input_required_result(questions, token, service.meta)
+
+
+async def read_rounds(call: Call, tool: Tool, arguments: Mapping[str, Any]) -> Rounds:
+    """What `inputResponses` and `requestState` bring. Raises RpcError and RequestStateError (M-MRTR-07, M-MRTR-17)."""
+    responses = call.mapping("inputResponses") if "inputResponses" in call.params else {}
+    identifier = digest(call.request.method, tool.name, arguments)
+    if "requestState" not in call.params:
+        return Rounds(call, RequestState(call.caller.owner, identifier), responses)
+    token = call.params["requestState"]
+    if not isinstance(token, str):
+        raise RpcError(INVALID_PARAMS, "params.requestState must be a string")
+    state = await call.service.sealer.open(token, call.caller.owner, identifier)
+    return Rounds(call, state, responses)

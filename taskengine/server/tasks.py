@@ -1,0 +1,72 @@
+"""`tasks/get`, `tasks/update` and `tasks/cancel`: read, answer or cancel one row, and translate."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from taskengine.errors import BadAnswer
+from taskengine.questions import check_answer
+from taskengine.records import Question, TaskRecord
+from taskengine.server.call import Call
+from taskengine.wire import modern
+
+__all__ = ["answer", "cancel_task", "get_task", "update_task"]
+
+audit = logging.getLogger("taskengine.audit")
+
+
+async def get_task(call: Call) -> dict[str, Any]:
+    """The task as it is now; reading changes nothing (M-TASK-42)."""
+    call.needs_tasks()
+    record = await call.service.store.tasks.get(call.text("taskId"), call.caller.owner)
+    return modern.get_task_result(record, call.service.meta)
+
+
+async def update_task(call: Call) -> dict[str, Any]:
+    """The answers to open questions are committed when this returns; the rest are ignored (M-TASK-49 to M-TASK-51).
+
+    When one does not fit its question, none is taken and all stay open (M-TASK-59).
+    """
+    call.needs_tasks()
+    task_id, responses = call.text("taskId"), call.mapping("inputResponses")
+    record = await call.service.store.tasks.get(task_id, call.caller.owner)
+    await answer(call, record, responses)
+    return modern.complete(call.service.meta)
+
+
+async def cancel_task(call: Call) -> dict[str, Any]:
+    """The task is cancelled, unless it had ended before: the same acknowledgement for both (M-TASK-62)."""
+    call.needs_tasks()
+    task_id = call.text("taskId")
+    await call.service.store.tasks.cancel(task_id, call.caller.owner)
+    audit.info("task %s cancelled by %s", task_id, call.caller.owner)
+    return modern.complete(call.service.meta)
+
+
+async def answer(call: Call, record: TaskRecord, responses: Mapping[str, Any]) -> None:
+    """Store those responses that answer the task's open questions. Raises BadAnswer, having stored none."""
+    fitting = fitting_answers(record.open_questions, responses)
+    if not fitting:
+        return
+    doorbell = await call.service.store.inputs.answer(record.id, call.caller.owner, fitting)
+    audit.info("task %s got %d answers from %s", record.id, len(fitting), call.caller.owner)
+    if doorbell is not None:
+        call.service.bell.ring(doorbell)
+
+
+def fitting_answers(questions: tuple[Question, ...], responses: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The responses to these questions; other keys are dropped before their values are looked at (M-TASK-51).
+
+    Raises BadAnswer for one that does not fit.
+    """
+    fitting: dict[str, Mapping[str, Any]] = {}
+    for question in questions:
+        if question.key in responses:
+            response = responses[question.key]
+            if not isinstance(response, Mapping):
+                raise BadAnswer(question.key, "give a result object")
+            check_answer(question, response)
+            fitting[question.key] = response
+    return fitting

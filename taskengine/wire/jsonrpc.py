@@ -1,0 +1,169 @@
+"""JSON-RPC 2.0 messages: bytes in, checked messages out; results and errors in, bytes out. Pure.
+
+Bodies are UTF-8 JSON without duplicates of meaning: a later member of the same name wins, numbers past 64 bits
+lose precision, nesting is limited to 1,024 levels by the parser. `raw` embeds JSON text that is stored already
+without parsing it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+import orjson
+
+__all__ = [
+    "HEADER_MISMATCH",
+    "INTERNAL_ERROR",
+    "INVALID_PARAMS",
+    "INVALID_REQUEST",
+    "METHOD_NOT_FOUND",
+    "MISSING_CAPABILITY",
+    "PARSE_ERROR",
+    "UNSUPPORTED_VERSION",
+    "Message",
+    "Notification",
+    "Request",
+    "RequestId",
+    "Response",
+    "RpcError",
+    "dumps",
+    "error_response",
+    "id_of",
+    "notification",
+    "parse",
+    "raw",
+    "result_response",
+]
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+HEADER_MISMATCH = -32020
+MISSING_CAPABILITY = -32021
+UNSUPPORTED_VERSION = -32022
+
+RequestId = str | int
+
+
+class RpcError(Exception):
+    """A JSON-RPC error to be sent: integer `code`, one short sentence, optional `data` (X-BASE-05, X-BASE-06)."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(code, message, data)
+        self.code, self.message, self.data = code, message, data
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code})"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call that must be answered with the same `id`. `params` is None when absent or not an object."""
+
+    id: RequestId
+    method: str
+    params: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A message that is never answered (X-BASE-07)."""
+
+    method: str
+    params: dict[str, Any] | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer to a request of ours, which exists on the 2025-11-25 wire only (M-BASE-09)."""
+
+    id: RequestId | None
+    body: dict[str, Any]
+
+
+Message = Request | Notification | Response
+
+
+def parse(body: bytes) -> Message:
+    """The one message in a body. Raises RpcError: -32700 for what is not JSON (X-TRANS-11), -32600 for the rest."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RpcError(PARSE_ERROR, f"The body is not valid JSON: {_where(error)}") from None
+    if isinstance(value, list):
+        raise RpcError(INVALID_REQUEST, "Batches are not supported: send each message in a request of its own")
+    if not isinstance(value, dict):
+        raise RpcError(INVALID_REQUEST, "A message is a JSON object")
+    if value.get("jsonrpc") != "2.0":
+        raise _Unreadable.of(value, 'A message has "jsonrpc": "2.0"')
+    if "method" not in value and ("result" in value or "error" in value):
+        found = value.get("id")
+        return Response(found if _is_id(found) else None, value)
+    method = value.get("method")
+    if not isinstance(method, str):
+        raise _Unreadable.of(value, "A request names its method as a string")
+    params = value.get("params")
+    if "id" not in value:
+        if params is not None and not isinstance(params, dict):
+            raise RpcError(INVALID_REQUEST, "The params of a notification are an object")
+        return Notification(method, params)
+    if not _is_id(value["id"]):
+        raise RpcError(INVALID_REQUEST, "The id of a request is a string or an integer")
+    return Request(value["id"], method, params if isinstance(params, dict) else None)
+
+
+class _Unreadable(RpcError):
+    """An invalid message whose `id` could be read all the same, so that the error can repeat it (X-BASE-04)."""
+
+    request_id: RequestId | None = None
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any], message: str) -> _Unreadable:
+        error = cls(INVALID_REQUEST, message)
+        found = value.get("id")
+        error.request_id = found if _is_id(found) else None
+        return error
+
+
+def id_of(error: RpcError) -> RequestId | None:
+    """The id of the message that `parse` refused, when it had a readable one."""
+    return error.request_id if isinstance(error, _Unreadable) else None
+
+
+def raw(text: str) -> orjson.Fragment:
+    """JSON text as a value for `dumps`; it is trusted to be valid."""
+    return orjson.Fragment(text)
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON on a single line (C-12)."""
+    return orjson.dumps(value)
+
+
+def result_response(request_id: RequestId, result: Any) -> dict[str, Any]:
+    """A response with the request's `id`, value and type unchanged (X-BASE-03)."""
+    return {"jsonrpc": "2.0", "id": request_id, "result": result}
+
+
+def error_response(request_id: RequestId | None, error: RpcError) -> dict[str, Any]:
+    """An error response; without `id` when that of the request could not be read (A-18)."""
+    body: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.data is not None:
+        body["data"] = error.data
+    return {"jsonrpc": "2.0", **({} if request_id is None else {"id": request_id}), "error": body}
+
+
+def notification(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "method": method, "params": params}
+
+
+def _is_id(value: Any) -> TypeGuard[RequestId]:
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
+
+
+def _where(error: orjson.JSONDecodeError) -> str:
+    return f"{error.msg.partition(':')[0]} (line {error.lineno}, column {error.colno})"

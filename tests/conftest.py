@@ -1,0 +1,76 @@
+"""Fixtures for every test. A test that touches the database gets one of its own, copied from a migrated template."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from taskengine.settings import Settings
+from taskengine.store import Store
+from tests.processes import Processes
+from tests.services import AMQP_VARIABLE, Services, broken_invariants, running_services
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Postgres and a broker, one set per pytest process."""
+    with running_services(tmp_path_factory.mktemp("services")) as running:
+        yield running
+
+
+@pytest.fixture
+def database_url(services: Services) -> Iterator[str]:
+    """A migrated database of the test's own. Afterwards the invariants of the whole database are checked."""
+    url = services.create_database()
+    yield url
+    try:
+        broken = asyncio.run(broken_invariants(url))
+    finally:
+        services.drop_database(url)
+    assert not broken, "the test left the database with " + "; ".join(broken)
+
+
+@pytest.fixture
+def empty_database_url(services: Services) -> Iterator[str]:
+    """A database without any table."""
+    url = services.create_database(migrated=False)
+    yield url
+    services.drop_database(url)
+
+
+@pytest.fixture
+def settings(database_url: str, services: Services) -> Settings:
+    """A fresh database, and queues and keys on the broker that no other test has."""
+    return Settings(
+        database_url=SecretStr(database_url),
+        broker_url=SecretStr(services.broker_url),
+        namespace=f"t{secrets.token_hex(6)}",
+    )
+
+
+@pytest.fixture
+def amqp_settings(settings: Settings, services: Services) -> Settings:
+    """The same with RabbitMQ as broker; the test is skipped where none is given."""
+    if services.amqp_url is None:
+        pytest.skip(f"set {AMQP_VARIABLE} to run this on RabbitMQ")
+    return settings.model_copy(update={"broker_url": SecretStr(services.amqp_url)})
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    opened = await Store.open(settings)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def processes(settings: Settings, tmp_path: Path) -> Iterator[Processes]:
+    """Starts real `taskengine` processes on the test's settings; none is left afterwards."""
+    started = Processes(settings, tmp_path)
+    yield started
+    started.kill_all()

@@ -1,0 +1,107 @@
+"""Real `taskengine` processes for tests that kill things: started by environment, as an operator would."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import SecretStr
+
+from taskengine.children import Child
+from taskengine.durations import milliseconds
+from taskengine.settings import PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+READY = "taskengine ready"
+"""What `serve` and `worker` log once they do their work."""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that give another process these settings, beside everything it needs of ours."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    own = {f"{PREFIX}{name.upper()}": _text(getattr(settings, name)) for name in sorted(settings.model_fields_set)}
+    return kept | own | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Processes:
+    """The processes of one test. `target` is a path (`tests/apps/app.py:engine`) or a module."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.children: list[Child] = []
+
+    def command(self, *arguments: str, **overrides: Any) -> Child:
+        """A started `taskengine` command; `overrides` are settings of its own."""
+        settings = Settings(
+            **{name: getattr(self.settings, name) for name in self.settings.model_fields_set} | overrides
+        )
+        child = Child(
+            f"{arguments[0]}-{len(self.children)}",
+            [sys.executable, "-m", "taskengine", *arguments],
+            self.folder / f"{arguments[0]}-{len(self.children)}.log",
+            env=environment(settings),
+            cwd=ROOT,
+        )
+        self.children.append(child)
+        child.start()
+        return child
+
+    def serve(self, target: str, *, wait: bool = True, **overrides: Any) -> tuple[Child, str]:
+        """A front end that answers, and the URL of its endpoint."""
+        port = overrides.setdefault("port", free_port())
+        child = self.command("serve", target, **overrides)
+        if wait:
+            wait_until_ready(child)
+        return child, f"http://127.0.0.1:{port}{self.settings.path}"
+
+    def worker(self, target: str, *, wait: bool = True, **overrides: Any) -> Child:
+        """A worker that takes tasks."""
+        child = self.command("worker", target, **overrides)
+        if wait:
+            wait_until_ready(child)
+        return child
+
+    def kill_all(self) -> None:
+        for child in self.children:
+            child.kill()
+
+
+def wait_until_ready(child: Child, timeout_s: float = 30) -> None:
+    """Its log says so. Raises AssertionError with the log when it ends, or takes longer than `timeout_s`."""
+    wait_for_output(child, READY, timeout_s)
+
+
+def wait_for_output(child: Child, text: str, timeout_s: float = 30) -> None:
+    """`text` stands in what it has written since its last start."""
+    deadline = time.monotonic() + timeout_s
+    while text not in child.output():
+        assert child.running, f"{child.name} ended with code {child.exit_code}:\n{child.output()}"
+        assert time.monotonic() < deadline, f"{child.name} never wrote {text!r}:\n{child.output()}"
+        time.sleep(0.02)
+
+
+def _text(value: Any) -> str:
+    match value:
+        case SecretStr():
+            return value.get_secret_value()
+        case timedelta():
+            return f"{milliseconds(value)}ms"
+        case list():
+            return orjson.dumps(value).decode()
+        case _:
+            return str(value)

@@ -1,0 +1,112 @@
+"""The services the tests run on: embedded ones of this pytest process, or those named by `TASKENGINE_TEST_*`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from taskengine.embedded import EmbeddedServices
+from taskengine.store import migrate
+
+DATABASE_VARIABLE = "TASKENGINE_TEST_DATABASE_URL"
+BROKER_VARIABLE = "TASKENGINE_TEST_BROKER_URL"
+AMQP_VARIABLE = "TASKENGINE_TEST_AMQP_URL"
+
+
+@dataclass(frozen=True)
+class Services:
+    """`template` is the name of a migrated database that nobody connects to."""
+
+    admin_url: str
+    broker_url: str
+    amqp_url: str | None
+    template: str
+
+    def database_url(self, name: str) -> str:
+        return urlsplit(self.admin_url)._replace(path=f"/{name}").geturl()
+
+    def create_database(self, *, migrated: bool = True) -> str:
+        """The address of a new database of its own."""
+        name = f"test_{secrets.token_hex(6)}"
+        template = self.template if migrated else "template0"
+        self.admin(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return self.database_url(name)
+
+    def drop_database(self, url: str) -> None:
+        name = urlsplit(url).path.removeprefix("/")
+        self.admin(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def admin(self, statement: str) -> None:
+        """Run one statement beside the tests' databases."""
+        asyncio.run(_execute(self.admin_url, statement))
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def running_services(folder: Path) -> Iterator[Services]:
+    """Embedded services over `folder` for those that no variable names; a migrated template; all gone afterwards."""
+    given = {name: os.environ.get(name) for name in (DATABASE_VARIABLE, BROKER_VARIABLE, AMQP_VARIABLE)}
+    with ExitStack() as stack:
+        embedded: Any = None
+        if not (given[DATABASE_VARIABLE] and given[BROKER_VARIABLE]):
+            embedded = stack.enter_context(EmbeddedServices(folder, durable=False))
+        services = Services(
+            admin_url=given[DATABASE_VARIABLE] or embedded.database_url,
+            broker_url=given[BROKER_VARIABLE] or embedded.broker_url,
+            amqp_url=given[AMQP_VARIABLE] or None,
+            template=f"template_{secrets.token_hex(6)}",
+        )
+        services.admin(f'CREATE DATABASE "{services.template}" TEMPLATE template0')
+        stack.callback(services.drop_database, services.database_url(services.template))
+        migrate.upgrade(services.database_url(services.template))
+        yield services
+
+
+_INVARIANTS = {
+    "a status and phase that do not go together": """
+        SELECT id FROM tasks WHERE (status, phase) NOT IN (
+            ('working', 'queued'), ('working', 'running'), ('input_required', 'waiting'),
+            ('completed', 'done'), ('failed', 'done'), ('cancelled', 'done'))""",
+    "a terminal task that holds a worker": "SELECT id FROM tasks WHERE phase = 'done' AND worker_id IS NOT NULL",
+    "a settled task with an open question": """
+        SELECT DISTINCT t.id FROM tasks t JOIN inputs i ON i.task_id = t.id
+        WHERE t.phase = 'done' AND i.response IS NULL""",
+    "a task that waits for nothing": """
+        SELECT id FROM tasks t WHERE phase = 'waiting'
+        AND NOT EXISTS (SELECT 1 FROM inputs i WHERE i.task_id = t.id AND i.response IS NULL)""",
+    "a task that goes on with a question open": """
+        SELECT DISTINCT t.id FROM tasks t JOIN inputs i ON i.task_id = t.id
+        WHERE t.phase IN ('queued', 'running') AND i.response IS NULL""",
+    "an answer from an attempt that never was": """
+        SELECT t.id FROM tasks t JOIN inputs i ON i.task_id = t.id WHERE i.attempt > t.attempt""",
+    "a task that ended before it began": "SELECT id FROM tasks WHERE ended_at < created_at",
+}
+"""What is true of every database at every moment; the statements find what would break it."""
+
+
+async def broken_invariants(url: str) -> list[str]:
+    """One sentence per broken invariant; none for a database that has no tables of ours."""
+    connection = await asyncpg.connect(url)
+    try:
+        if await connection.fetchval("SELECT to_regclass('tasks')") is None:
+            return []
+        found = {name: await connection.fetch(statement) for name, statement in _INVARIANTS.items()}
+    finally:
+        await connection.close()
+    return [f"{name}: {', '.join(row['id'] for row in rows)}" for name, rows in found.items() if rows]
