@@ -144,7 +144,7 @@ def _failure(
         logger.warning("tool %s: %s", tool.name, cause)
         return outcome_of_message(_message_of(cause))
     trace = _traceback(cause)
-    logger.error("tool %s raised %s", tool.name, type(cause).__name__, exc_info=cause)
+    logger.error("tool %s raised %s\n%s", tool.name, type(cause).__name__, trace)
     if isinstance(cause, BadAnswer):
         text = _message_of(cause)
     elif show:

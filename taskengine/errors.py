@@ -17,6 +17,7 @@ __all__ = [
     "InvalidArguments",
     "MissingCapability",
     "ProtocolError",
+    "ReplayMismatch",
     "ResultError",
     "SettingsError",
     "Signal",
@@ -75,6 +76,20 @@ class MissingCapability(ProtocolError):
         )
         self.args = (required,)
         self.required = required
+
+
+class ReplayMismatch(ProtocolError):
+    """A later attempt asked something else under a key that is answered: the answer cannot be used for it."""
+
+    CODE = -31002
+
+    def __init__(self, key: str, before: str, now: str) -> None:
+        super().__init__(
+            self.CODE,
+            f"The tool asked {now} where an earlier attempt had asked {before} (question {key!r}): "
+            "ask the same in every attempt, or give questions keys of their own",
+        )
+        self.args = (key, before, now)
 
 
 class InvalidArguments(EngineError):

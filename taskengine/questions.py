@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from taskengine.errors import BadAnswer, DeclarationError
+from taskengine.errors import BadAnswer, DeclarationError, ReplayMismatch
 from taskengine.forms import form_schema
 from taskengine.records import Question
 from taskengine.schema import Schema
@@ -31,6 +31,7 @@ __all__ = [
     "SampleAnswer",
     "Url",
     "check_answer",
+    "check_replay",
     "form_schema",
     "missing_capabilities",
     "required_capability",
@@ -381,3 +382,18 @@ def _check_messages(messages: list[dict[str, Any]]) -> None:
         open_uses = [block["id"] for block in blocks if block.get("type") == "tool_use"]
     if open_uses:
         raise DeclarationError("Each tool use needs its result in the message right after it, and no other")
+
+
+def check_replay(before: Question, now: Question) -> None:
+    """Raises ReplayMismatch unless both ask exactly the same: consent to one sentence is not consent to another."""
+    if before.method != now.method or _as_json(before.params) != _as_json(now.params):
+        raise ReplayMismatch(now.key, _wording(before), _wording(now))
+
+
+def _as_json(params: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(params, default=dict))
+
+
+def _wording(question: Question) -> str:
+    message = question.params.get("message")
+    return f"{message!r}" if isinstance(message, str) else question.method

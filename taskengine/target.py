@@ -14,7 +14,6 @@ from pathlib import Path
 from types import ModuleType
 
 from taskengine.engine import TaskEngine
-
 from taskengine.errors import DeclarationError, SettingsError
 
 __all__ = ["load_target", "source_folder"]

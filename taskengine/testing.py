@@ -20,9 +20,9 @@ from pydantic_core import to_jsonable_python
 from taskengine.calling import Outcome, call_async, call_sync, outcome_of_message
 from taskengine.content import encode_json
 from taskengine.engine import TaskEngine
-from taskengine.errors import BadAnswer, DeclarationError, InvalidArguments, Suspended
+from taskengine.errors import BadAnswer, InvalidArguments, Suspended
 from taskengine.lifecycle import Status
-from taskengine.questions import ELICIT, SAMPLE, check_answer
+from taskengine.questions import ELICIT, SAMPLE, check_answer, check_replay
 from taskengine.records import Question
 from taskengine.tool import Tool
 
@@ -162,15 +162,12 @@ class Run:
         )
 
     def _open(self, questions: Sequence[Question]) -> None:
-        """Note questions as asked and open. Raises DeclarationError for a key that asked something else before."""
+        """Note questions as asked and open. Raises ReplayMismatch for a key that asked something else before."""
         earlier = {question.key: question for question in self.asked}
         for question in questions:
             before = earlier.get(question.key)
-            if before is not None and (before.method, before.params) != (question.method, question.params):
-                raise DeclarationError(
-                    f"The question {question.key!r} is another one in this attempt: {_message(before)!r} became "
-                    f"{_message(question)!r}. Ask the same in every run, or name questions with key="
-                )
+            if before is not None:
+                check_replay(before, question)
             if before is None:
                 self.asked.append(question)
             if question.key not in self._raw:

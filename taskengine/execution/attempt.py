@@ -23,6 +23,7 @@ from taskengine.durations import describe
 from taskengine.errors import AttemptReleased, ClaimLost, Signal, StoreUnavailable, Suspended, TaskCancelled
 from taskengine.execution.processes import ProcessDied, ToolProcess, ToolProcesses
 from taskengine.execution.reports import Reports
+from taskengine.questions import check_replay
 from taskengine.records import Claim, Doorbell, Question
 from taskengine.settings import Settings
 from taskengine.store import Store
@@ -79,7 +80,7 @@ class Attempt:
     async def run(self) -> None:
         """Run the attempt to its end; raises nothing."""
         try:
-            ended = await self._until_end()
+            ended = await self._ended()
             if ended is not None:
                 await self._reports.close()
                 await self._settle(ended)
@@ -123,6 +124,9 @@ class Attempt:
     async def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
         self._leave_if_draining()
         answers = self.claim.answers
+        for question in questions:
+            if question.key in answers:
+                check_replay(answers[question.key].question, question)
         missing = [question for question in questions if question.key not in answers]
         if not missing:
             return {question.key: answers[question.key].response for question in questions}
@@ -140,37 +144,47 @@ class Attempt:
         if self.draining:
             raise AttemptReleased
 
+    async def _ended(self) -> Outcome | ProcessDied | type[AttemptReleased] | None:
+        try:
+            return await self._until_end()
+        except ProcessDied as died:  # before it could be given the call
+            return died
+
     async def _until_end(self) -> Outcome | ProcessDied | type[AttemptReleased] | None:
         """What is to be stored; None when the store needs nothing more."""
+        if not self._tool.is_async:
+            self._process = await self._processes.take()
         job = asyncio.get_running_loop().create_task(self._call(), name=str(self))
         watched: set[asyncio.Future[Any]] = {job, self._stop}
         await asyncio.wait(watched, timeout=self._time_left_s(), return_when=asyncio.FIRST_COMPLETED)
         if not job.done():
             self.stop(Stop.TIMEOUT)
             await self._end(job, self._stop.result())
-        reason = self._stop.result() if self._stop.done() else None
-        if reason in {Stop.CANCELLED, Stop.FENCED}:
-            _look_at(job)
-            return None
+        match self._stop.result() if self._stop.done() else None:
+            case Stop.CANCELLED | Stop.FENCED:
+                _look_at(job)
+                return None
+            case Stop.TIMEOUT:
+                _look_at(job)
+                return self._timed_out()
+            case Stop.DRAIN if not job.done() or job.cancelled():
+                return AttemptReleased
         try:
             return job.result()
-        except (Suspended, ClaimLost, TaskCancelled):
+        except (Suspended, ClaimLost):
             return None
-        except AttemptReleased:
+        except (AttemptReleased, TaskCancelled):
             return AttemptReleased
         except ProcessDied as died:
-            return self._timed_out() if reason is Stop.TIMEOUT else AttemptReleased if reason is Stop.DRAIN else died
-        except (asyncio.CancelledError, asyncio.InvalidStateError):
-            return AttemptReleased if reason is Stop.DRAIN else self._timed_out()
+            return AttemptReleased if self._stop.done() else died
 
     async def _call(self) -> Outcome:
         options: dict[str, Any] = {
             "show_exceptions": self._settings.show_exceptions,
             "max_result_bytes": self._settings.max_result_bytes,
         }
-        if self._tool.is_async:
+        if self._process is None:
             return await call_async(self._tool, self.claim.arguments, self, **options)
-        self._process = await self._processes.take()
         try:
             return await self._process.call(self.claim, self, **options)
         finally:

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from taskengine.calling import call_sync
-from taskengine.errors import AttemptReleased, Signal, Suspended, TaskCancelled
+from taskengine.errors import AttemptReleased, ProtocolError, Signal, Suspended, TaskCancelled
 from taskengine.execution.frames import pack, receive_frame
 from taskengine.records import Question
 from taskengine.target import load_target
@@ -39,9 +39,10 @@ class _Wire:
         self._lock = threading.Lock()
         self.calls: queue.Queue[dict[str, Any]] = queue.Queue()
         self.replies: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.running: int | None = None
+        self.running = -1
         """The number of the call that may be interrupted."""
-        self.stopped: type[Signal] | None = None
+        self.stopped: tuple[int, type[Signal]] = (0, Signal)
+        """The last call that was told to end, and how. One assignment, so that the threads agree."""
         self._main = threading.main_thread().ident
 
     def send(self, message: dict[str, Any]) -> None:
@@ -58,11 +59,16 @@ class _Wire:
                 case "run":
                     self.calls.put(message)
                 case "stop":
+                    self.stopped = (message["call"], SIGNALS[message["signal"]])
                     if message["call"] == self.running and self._main is not None:
-                        self.stopped = SIGNALS[message["signal"]]
                         signal.pthread_kill(self._main, signal.SIGUSR1)
                 case _:
                     self.replies.put(message)
+
+    def begin(self, call: int) -> None:
+        """From here on the call may be interrupted. Raises at once when its stop has overtaken it."""
+        self.running = call
+        self.interrupt()
 
     def forget_replies(self) -> None:
         """Drop what was still on its way to a call that was interrupted while it asked."""
@@ -70,10 +76,11 @@ class _Wire:
             while True:
                 self.replies.get_nowait()
 
-    def interrupt(self, _signum: int, _frame: FrameType | None) -> None:
+    def interrupt(self, _signum: int = 0, _frame: FrameType | None = None) -> None:
         """On the main thread, also in the middle of a blocking call: the stop becomes an exception in the tool."""
-        if self.running is not None and self.stopped is not None:
-            raise self.stopped
+        call, ended = self.stopped
+        if call == self.running:
+            raise ended
 
 
 class _ChildPort:
@@ -88,7 +95,7 @@ class _ChildPort:
 
     @property
     def cancelled(self) -> bool:
-        return self._wire.stopped is TaskCancelled
+        return self._wire.stopped == (self._wire.running, TaskCancelled)
 
     def progress(self, progress: float, total: float | None, message: str | None) -> None:
         self._wire.send({"op": "progress", "progress": progress, "total": total, "message": message})
@@ -101,6 +108,8 @@ class _ChildPort:
         reply = self._wire.replies.get()
         if reply["op"] == "signal":
             raise SIGNALS[reply["signal"]]
+        if reply["op"] == "error":
+            raise ProtocolError(reply["code"], reply["message"], reply["data"])
         answers: dict[str, dict[str, Any]] = reply["answers"]
         return answers
 
@@ -127,10 +136,9 @@ def main(target: str, descriptor: int, parent: int) -> None:
         tool = engine.get_tool(call["tool"])
         assert tool is not None, "the worker asks only for tools both know"
         wire.forget_replies()
-        wire.stopped = None
         try:
             try:
-                wire.running = call["call"]
+                wire.begin(call["call"])
                 outcome = call_sync(
                     tool,
                     call["arguments"],
@@ -139,9 +147,9 @@ def main(target: str, descriptor: int, parent: int) -> None:
                     max_result_bytes=call["max_result_bytes"],
                 )
             finally:
-                wire.running = None
+                wire.running = -1
         except Signal as ended:
-            wire.running = None  # the interruption may have come within the finally
+            wire.running = -1  # the interruption may have come within the finally
             wire.send({"op": "ended", "signal": type(ended).__name__})
         else:
             wire.send({"op": "done", "outcome": dataclasses.asdict(outcome)})

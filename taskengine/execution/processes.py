@@ -17,7 +17,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from taskengine.calling import Outcome
-from taskengine.errors import EngineError, Signal, Suspended
+from taskengine.errors import EngineError, ProtocolError, Signal
 from taskengine.execution.child import SIGNALS
 from taskengine.execution.frames import pack, read_frame
 from taskengine.port import Port
@@ -49,6 +49,7 @@ class ToolProcess:
         self._reader = reader
         self._writer = writer
         self._call = 0
+        self._busy = False
         self.tools: frozenset[str] = frozenset()
 
     @classmethod
@@ -82,9 +83,15 @@ class ToolProcess:
     def alive(self) -> bool:
         return self._process.returncode is None
 
+    @property
+    def idle(self) -> bool:
+        """Alive, and its last call is over on both sides: it may be given another."""
+        return self.alive and not self._busy
+
     async def call(self, claim: Claim, port: Port, *, show_exceptions: bool, max_result_bytes: int) -> Outcome:
         """Run the claimed tool. Raises the signal that ended it, or ProcessDied."""
         self._call += 1
+        self._busy = True
         self._send(
             {
                 "op": "run",
@@ -113,8 +120,10 @@ class ToolProcess:
                 case "ask":
                     await self._ask(port, [Question(**question) for question in message["questions"]])
                 case "done":
+                    self._busy = False
                     return Outcome(**message["outcome"])
                 case _:
+                    self._busy = False
                     raise SIGNALS[message["signal"]]
 
     async def _report(self, report: Awaitable[None]) -> None:
@@ -129,9 +138,8 @@ class ToolProcess:
             self._send({"op": "answers", "answers": await port.ask(questions)})
         except Signal as ended:
             self._send({"op": "signal", "signal": type(ended).__name__})
-        except asyncio.CancelledError:
-            self._send({"op": "signal", "signal": Suspended.__name__})
-            raise
+        except ProtocolError as error:
+            self._send({"op": "error", "code": error.code, "message": error.message, "data": error.data})
 
     def stop(self, ended: type[Signal]) -> None:
         """Raise `ended` in the running call, also in the middle of a blocking one."""
@@ -191,10 +199,11 @@ class ToolProcesses:
         return await ToolProcess.start(self._target)
 
     async def give_back(self, process: ToolProcess) -> None:
-        if process.alive and len(self._idle) < self._size:
+        """Keep it for the next call; one that is still busy with an abandoned call is of no use to anybody."""
+        if process.idle and len(self._idle) < self._size:
             self._idle.append(process)
         elif process.alive:
-            await process.close()
+            process.kill()
 
     async def close(self) -> None:
         idle, self._idle = self._idle, []

@@ -71,6 +71,20 @@ def greet_sync(ctx: SyncContext) -> str:
 
 
 @engine.tool(quick_wait="0s")
+async def fickle(ctx: Context) -> str:
+    """Ask something else in every attempt."""
+    await ctx.elicit(f"Question of attempt {ctx.attempt}?", Name, key="name")
+    return "unreachable"
+
+
+@engine.tool(quick_wait="0s")
+def fickle_sync(ctx: SyncContext) -> str:
+    """Ask something else in every attempt, from a process."""
+    ctx.elicit(f"Question of attempt {ctx.attempt}?", Name, key="name")
+    return "unreachable"
+
+
+@engine.tool(quick_wait="0s")
 async def two_questions(ctx: Context) -> str:
     """Ask two things at once."""
     answers = await ctx.elicit_all({"name": Form("Who?", Name), "sure": Form("Sure?", Sure)})

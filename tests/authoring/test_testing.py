@@ -20,6 +20,7 @@ from taskengine import (
     TaskEngine,
     ToolError,
 )
+from taskengine.lifecycle import Status
 from taskengine.testing import LogEntry, Progress, call
 
 engine = TaskEngine("tests")
@@ -192,8 +193,10 @@ async def test_another_question_under_a_key_that_was_asked_is_an_error():
 
     tool = TaskEngine("e").add_tool(forgetful, description="d")
     run = await call(tool, answers={"elicit-1": {"day": "x"}})
-    assert run.is_error
-    assert "'Attempt 1?' became 'Attempt 2?'" in run.text
+    assert run.status is Status.FAILED
+    assert run.error is not None
+    assert "'Attempt 1?'" in run.error["message"]
+    assert "'Attempt 2?'" in run.error["message"]
 
 
 async def test_questions_asked_side_by_side_are_asked_one_after_the_other():

@@ -65,6 +65,18 @@ async def test_several_questions_are_answered_one_by_one(calls: Calls, processes
     assert text(await calls.end(task_id)) == "name='Ann' None"
 
 
+@pytest.mark.parametrize("tool", ["fickle", "fickle_sync"])
+async def test_an_answer_is_never_used_for_another_question(calls: Calls, processes: Processes, tool: str) -> None:
+    processes.worker(APP)
+    task_id = await calls.submit(tool)
+    await calls.until(task_id, lambda record: bool(record.open_questions))
+    await calls.answer(task_id, name=HELLO)
+    record = await calls.end(task_id)
+    assert record.status is Status.FAILED
+    assert "attempt 1" in (record.error or "")
+    assert "attempt 2" in (record.error or "")
+
+
 async def test_every_kind_of_failure_has_its_own_end(calls: Calls, processes: Processes, database_url: str) -> None:
     processes.worker(APP, max_result_bytes=2048)
     told = await calls.call("tool_error")
