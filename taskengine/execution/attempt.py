@@ -283,7 +283,7 @@ class _GivenUp(Signal):
 
 def _asking(questions: Sequence[Question]) -> str:
     if len(questions) > 1:
-        return f"Waiting for {len(questions)} answers"
+        return f"Waiting for answers: {len(questions)} to go"
     message = questions[0].params.get("message")
     return f"Waiting for an answer: {message}" if isinstance(message, str) else "Waiting for an answer"
 

@@ -69,6 +69,15 @@ class Inputs:
             ).one_or_none()
             if row is not None:
                 return Doorbell(task_id, row.attempt + 1, row.queue)
-            partly = update(tasks).where(tasks.c.id == task_id).values(**touched()).returning(tasks.c.id).cte("partly")
+            still_open = (
+                select(func.count()).where(inputs.c.task_id == task_id, inputs.c.response.is_(None)).scalar_subquery()
+            )
+            partly = (
+                update(tasks)
+                .where(tasks.c.id == task_id)
+                .values(status_message=func.concat("Waiting for answers: ", still_open, " to go"), **touched())
+                .returning(tasks.c.id)
+                .cte("partly")
+            )
             await connection.execute(channels.telling(partly, partly.c.id))
             return None
