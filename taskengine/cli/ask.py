@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 from rich.prompt import Confirm, FloatPrompt, IntPrompt, Prompt
 
@@ -13,6 +15,8 @@ from taskengine.cli.screen import note, out
 from taskengine.records import Question
 
 __all__ = ["ask"]
+
+T = TypeVar("T")
 
 
 async def ask(question: Question) -> dict[str, Any]:
@@ -24,12 +28,37 @@ async def ask(question: Question) -> dict[str, Any]:
         return {"action": "decline"}
     fields: Mapping[str, Any] = schema.get("properties", {})
     if sys.stdin.isatty() and sys.stdout.isatty():
-        content = await asyncio.to_thread(lambda: {name: _prompt(name, field) for name, field in fields.items()})
+        content = await _beside(lambda: {name: _prompt(name, field) for name, field in fields.items()})
     else:
         content = {name: _default(field) for name, field in fields.items()}
         said = ", ".join(f"{name} = {value!r}" for name, value in content.items())
         note(f"no terminal, so the demo answers for itself: {said}")
     return {"action": "accept", "content": {name: value for name, value in content.items() if value is not None}}
+
+
+async def _beside(work: Callable[[], T]) -> T:
+    """What `work` returns, from a thread that nobody waits for: Ctrl-C must not wait for somebody's Enter."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast("T", result))
+
+    def run() -> None:
+        try:
+            outcome: tuple[T | None, BaseException | None] = (work(), None)
+        except BaseException as error:
+            outcome = (None, error)
+        with suppress(RuntimeError):  # the loop is closed by now
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="prompt", daemon=True).start()
+    return await future
 
 
 def _prompt(name: str, field: Mapping[str, Any]) -> Any:

@@ -123,7 +123,9 @@ class _Bar:
             self._bar.add_task("", total=None)
             self._bar.start()
         done, total = _fraction(told)
-        self._bar.update(self._bar.task_ids[0], description=text, completed=done, total=total)
+        self._bar.update(
+            self._bar.task_ids[0], description=text.rpartition(" · ")[2], completed=done, total=total, refresh=True
+        )
 
     async def ask(self, question: Question) -> dict[str, Any]:
         self.stop()

@@ -136,7 +136,7 @@ class Client:
             if task is not None:
                 await asyncio.sleep(task.poll_interval.total_seconds())
             task = await self._patiently(task_id)
-            if task.message is not None and not task.terminal:
+            if task.message is not None and task.status is Status.WORKING:
                 await _tell(on_progress, Progress(task.message))
             open_questions = [question for question in task.questions if question.key not in answered]
             if open_questions and on_question is None:

@@ -17,7 +17,7 @@ from taskengine.calling import outcome_of_message
 from taskengine.durations import milliseconds
 from taskengine.errors import InvalidArguments, StoreUnavailable
 from taskengine.lifecycle import LONGEST_POLL, Status
-from taskengine.records import NewTask, TaskRecord
+from taskengine.records import Answered, NewTask, TaskRecord
 from taskengine.server.call import Call
 from taskengine.server.direct import call_direct
 from taskengine.server.exchange import Exchange
@@ -69,12 +69,17 @@ async def call_tool(call: Call, exchange: Exchange) -> Any:
 async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange: Exchange) -> Any:
     """Ask what the tool wants answered first, one round or several; then make the task (M-TASK-18)."""
     call = rounds.call
-    known = {key: given for key, given in rounds.state.answers.items() if key in tool.ask_first}
-    wanted = tuple(question for question in tool.first_questions if question.key not in known)
+    questions = {question.key: question for question in tool.first_questions}
+    # Another question than this one may have stood under the key before a deployment: it is asked again.
+    valid = [question for question in questions.values() if not rounds.was_other(question)]
+    known = {
+        question.key: rounds.state.answers[question.key] for question in valid if question.key in rounds.state.answers
+    }
+    wanted = tuple(question for question in valid if question.key not in known)
     known |= fitting_answers(wanted, rounds.responses)
-    still_open = [question for question in wanted if question.key not in known]
+    still_open = [question for key, question in questions.items() if key not in known]
     if still_open:
-        return await rounds.ask(still_open, known)
+        return await rounds.ask(still_open, [Answered(questions[key], answer) for key, answer in known.items()])
     settings = call.service.settings
     new = NewTask(
         id=f"tsk_{secrets.token_urlsafe(24)}",
@@ -92,7 +97,8 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
         try:
             record = await _create(call, new)
         except asyncio.CancelledError:
-            if exchange.disconnected:
+            # Whether it was committed is not known. A task may live on, a synchronous call may not (A-33).
+            if exchange.disconnected and not call.envelope.declares_tasks:
                 call.service.cancel_abandoned(new.id, call.caller)
             raise
         if record.id != new.id:
@@ -118,8 +124,8 @@ async def _create(call: Call, new: NewTask) -> TaskRecord:
             record, doorbell = await call.service.store.tasks.create(new)
         except StoreUnavailable:
             if attempt == CREATE_TRIES:
-                # It may be there all the same; its client will never ask for it.
-                call.service.cancel_abandoned(new.id, call.caller)
+                if new.nonce is None:  # it may be there all the same, and no retry of its client will find it
+                    call.service.cancel_abandoned(new.id, call.caller)
                 raise
             await asyncio.sleep(RETRY_S)
         else:

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from taskengine.calling import Outcome, call_async, call_sync, outcome_of_message
 from taskengine.content import encode_json
 from taskengine.durations import describe
-from taskengine.errors import BadAnswer, Suspended, TaskCancelled
+from taskengine.errors import BadAnswer, ReplayMismatch, Suspended, TaskCancelled
 from taskengine.questions import check_answer
-from taskengine.records import Question
+from taskengine.records import Answered, Question
 from taskengine.server.exchange import Exchange
 from taskengine.server.progress import Reporter
 from taskengine.server.rounds import Rounds
@@ -45,7 +45,7 @@ async def call_direct(rounds: Rounds, tool: Tool, arguments: Mapping[str, Any], 
     except Suspended:
         if port.refusal is not None:
             raise port.refusal from None
-        return await rounds.ask(port.open, port.answers)
+        return await rounds.ask(port.open, port.answered.values())
     finally:
         port.closed = True
     if outcome.error is not None:
@@ -70,8 +70,8 @@ class _Facts:
     def __init__(self, rounds: Rounds, exchange: Exchange) -> None:
         self.rounds, self.exchange = rounds, exchange
         self.reporter = Reporter(exchange, rounds.call.envelope)
-        self.answers: dict[str, Mapping[str, Any]] = dict(rounds.state.answers)
-        """Those that the tool has asked for, of all rounds."""
+        self.answered: dict[str, Answered] = {}
+        """What the tool has asked in this run and got, of all rounds."""
         self.open: list[Question] = []
         """What is asked in this round."""
         self.refusal: BadAnswer | None = None
@@ -100,24 +100,33 @@ class _Facts:
         return self.closed or self.exchange.disconnected
 
     def take(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
-        """The answers to all of these. Raises Suspended when one is missing or does not fit its question."""
+        """The answers to all of these. Raises Suspended when one is missing or does not fit its question, and
+        ReplayMismatch when an earlier round asked something else under a key of these."""
         for question in questions:
-            if question.key in self.answers:
-                continue
-            if question.key not in self.rounds.responses:
+            if self.rounds.was_other(question):
+                raise ReplayMismatch(
+                    question.key, "something else", repr(question.params.get("message", question.method))
+                )
+            answer = self.rounds.state.answers.get(question.key)
+            if answer is None and question.key in self.rounds.responses:
+                answer = self._checked(question)
+            if answer is None:
                 encode_json(dict(question.params))
                 self.open.append(question)
-                continue
-            response = self.rounds.responses[question.key]
-            try:
-                check_answer(question, response)
-            except BadAnswer as error:
-                self.refusal = error
-                raise Suspended from None
-            self.answers[question.key] = response
+            else:
+                self.answered[question.key] = Answered(question, answer)
         if self.open:
             raise Suspended
-        return {question.key: self.answers[question.key] for question in questions}
+        return {question.key: self.answered[question.key].response for question in questions}
+
+    def _checked(self, question: Question) -> Mapping[str, Any]:
+        response: Mapping[str, Any] = self.rounds.responses[question.key]
+        try:
+            check_answer(question, response)
+        except BadAnswer as error:
+            self.refusal = error
+            raise Suspended from None
+        return response
 
 
 class _Port(_Facts):

@@ -35,6 +35,8 @@ class RequestState:
     digest: str
     answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The client's answers of the rounds so far, by key."""
+    asked: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the questions asked so far, by key: an answer to one sentence is not an answer to another."""
     rounds: int = 0
     """How often it has been answered with a question."""
     nonce: str | None = None
@@ -43,9 +45,12 @@ class RequestState:
     """The parked task that the next round resumes (A-53)."""
 
 
-def digest(method: str, name: str, arguments: Mapping[str, Any]) -> str:
-    """Identifies a call by what it asks for; the order of members does not count."""
-    text = json.dumps([method, name, arguments], sort_keys=True, separators=(",", ":"))
+def digest(method: str, name: str, content: Mapping[str, Any]) -> str:
+    """Identifies a call by method, tool and arguments, or a question by method, key and params.
+
+    The order of members does not count.
+    """
+    text = json.dumps([method, name, content], sort_keys=True, separators=(",", ":"), default=dict)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

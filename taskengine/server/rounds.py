@@ -9,14 +9,14 @@ from typing import Any
 
 from taskengine.errors import MissingCapability
 from taskengine.questions import missing_capabilities
-from taskengine.records import Question
+from taskengine.records import Answered, Question
 from taskengine.server.call import Call
 from taskengine.server.request_state import RequestState, digest
 from taskengine.tool import Tool
 from taskengine.wire import modern
 from taskengine.wire.jsonrpc import INVALID_PARAMS, RpcError
 
-__all__ = ["Rounds", "read_rounds"]
+__all__ = ["Rounds", "fingerprint", "read_rounds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,23 @@ class Rounds:
     responses: Mapping[str, Any]
     """Raw `inputResponses` of this request."""
 
-    async def ask(self, questions: Iterable[Question], answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """The result that asks these questions; the answers so far travel in its state. Raises MissingCapability."""
-        nonce = self.state.nonce or secrets.token_urlsafe(16)
-        return await self._input_required(tuple(questions), replace(self.state, answers=dict(answers), nonce=nonce))
+    def was_other(self, question: Question) -> bool:
+        """Whether an earlier round asked something else under this key, so that its answer cannot be used."""
+        return self.state.asked.get(question.key, fingerprint(question)) != fingerprint(question)
+
+    async def ask(self, questions: Sequence[Question], answered: Iterable[Answered]) -> dict[str, Any]:
+        """The result that asks these questions; all answers so far travel in its state. Raises MissingCapability."""
+        new = list(answered)
+        answers = {**self.state.answers, **{each.question.key: each.response for each in new}}
+        asked = {question.key: fingerprint(question) for question in (*(each.question for each in new), *questions)}
+        still_open = {question.key for question in questions}
+        state = replace(
+            self.state,
+            answers={key: answer for key, answer in answers.items() if key not in still_open},
+            asked={**self.state.asked, **asked},
+            nonce=self.state.nonce or secrets.token_urlsafe(16),
+        )
+        return await self._input_required(questions, state)
 
     async def ask_for_task(self, task_id: str, questions: Sequence[Question] = ()) -> dict[str, Any]:
         """The result that makes the client come back to a task it does not know of (A-53), to answer these questions
@@ -46,6 +59,10 @@ class Rounds:
         service = self.call.service
         token = await service.sealer.seal(replace(state, rounds=state.rounds + 1))
         return modern.input_required_result(questions, token, service.meta)
+
+
+def fingerprint(question: Question) -> str:
+    return digest(question.method, question.key, question.params)
 
 
 async def read_rounds(call: Call, tool: Tool, arguments: Mapping[str, Any]) -> Rounds:

@@ -20,7 +20,9 @@ audit = logging.getLogger("taskengine.audit")
 async def get_task(call: Call) -> dict[str, Any]:
     """The task as it is now; reading changes nothing (M-TASK-42)."""
     call.needs_tasks()
-    record = await call.service.store.tasks.get(call.text("taskId"), call.caller.owner)
+    task_id = call.text("taskId")
+    record = await call.service.store.tasks.get(task_id, call.caller.owner)
+    audit.debug("task %s read by %s", task_id, call.caller.owner)
     return modern.get_task_result(record, call.service.meta)
 
 

@@ -139,6 +139,8 @@ class Changes:
             watch.mark()
 
     def _mark_all(self) -> None:
+        """The session that hears is new: whatever was told before it came may have been missed."""
+        self._mark_tools("")
         for task_id in list(self._watches):
             self._mark(task_id)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Row, Select, case, delete, func, select, update
+from sqlalchemy import ColumnElement, Delete, Row, Select, bindparam, case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from taskengine.errors import TaskNotFound
@@ -52,6 +52,12 @@ _VISIBLE = (
 )
 
 
+_GET = select(*_VISIBLE).where(
+    tasks.c.id == bindparam("task_id"), tasks.c.owner == bindparam("owner"), retention.readable()
+)
+"""Built once: every poll runs it."""
+
+
 class Tasks:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -93,7 +99,10 @@ class Tasks:
 
     async def get(self, task_id: str, owner: str) -> TaskRecord:
         """Raises TaskNotFound for an unknown, expired or foreign id alike."""
-        return await self._one(_visible_to(owner).where(tasks.c.id == task_id), task_id)
+        row = (await self._database.run(_GET, {"task_id": task_id, "owner": owner})).one_or_none()
+        if row is None:
+            raise TaskNotFound(task_id)
+        return _record(row)
 
     async def get_many(self, task_ids: Iterable[str], owner: str) -> dict[str, TaskRecord]:
         """Those of `task_ids` that the owner may see, by id."""

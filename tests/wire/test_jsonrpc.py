@@ -1,0 +1,88 @@
+"""Messages in and out (requirements 1.2, and the rows on bodies of 1.5)."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskengine.wire.jsonrpc import (
+    Notification,
+    Request,
+    Response,
+    RpcError,
+    dumps,
+    error_response,
+    id_of,
+    parse,
+    raw,
+    result_response,
+)
+
+
+def refused(body: bytes) -> RpcError:
+    with pytest.raises(RpcError) as caught:
+        parse(body)
+    return caught.value
+
+
+@pytest.mark.parametrize("request_id", ["1", 1, "a b", 0, -7, ""])
+def test_a_request_keeps_its_id_with_value_and_type(request_id: str | int) -> None:
+    body = dumps({"jsonrpc": "2.0", "id": request_id, "method": "tools/list", "params": {"a": 1}})
+    message = parse(body)
+    assert message == Request(request_id, "tools/list", {"a": 1})
+    assert type(result_response(message.id, {})["id"]) is type(request_id)
+
+
+@pytest.mark.parametrize("bad_id", ["null", "1.5", "true", "[1]", "{}", "1e400"])
+def test_an_id_that_is_neither_string_nor_integer_is_refused(bad_id: str) -> None:
+    error = refused(f'{{"jsonrpc":"2.0","id":{bad_id},"method":"ping"}}'.encode())
+    assert error.code in (-32600, -32700)
+    assert id_of(error) is None
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"jsonrpc": "2.0",}', b"\xff\xfe", b'{"a": "\\ud800"}', b"NaN", b"[" * 2000 + b"]" * 2000]
+)
+def test_what_is_not_json_is_a_parse_error_without_id(body: bytes) -> None:
+    error = refused(body)
+    assert error.code == -32700
+    assert "id" not in error_response(id_of(error), error)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', b"1", b'"x"', b"null"])
+def test_a_batch_and_what_is_no_object_are_invalid(body: bytes) -> None:
+    assert refused(body).code == -32600
+
+
+def test_an_invalid_message_with_a_readable_id_is_answered_with_it() -> None:
+    error = refused(b'{"id": 7, "method": "ping"}')
+    assert error_response(id_of(error), error)["id"] == 7
+    error = refused(b'{"jsonrpc": "2.0", "id": "x", "method": 5}')
+    assert error_response(id_of(error), error) == {
+        "jsonrpc": "2.0",
+        "id": "x",
+        "error": {"code": -32600, "message": "A request names its method as a string"},
+    }
+
+
+def test_a_message_without_id_is_a_notification_and_one_without_method_a_response() -> None:
+    assert parse(b'{"jsonrpc":"2.0","method":"notifications/cancelled"}') == Notification("notifications/cancelled")
+    assert isinstance(parse(b'{"jsonrpc":"2.0","id":1,"result":{}}'), Response)
+    assert isinstance(parse(b'{"jsonrpc":"2.0","error":{"code":1,"message":"m"}}'), Response)
+    assert refused(b'{"jsonrpc":"2.0","method":"m","params":[]}').code == -32600
+
+
+def test_params_that_are_no_object_are_left_to_the_envelope_check() -> None:
+    message = parse(b'{"jsonrpc":"2.0","id":1,"method":"m","params":[1]}')
+    assert isinstance(message, Request)
+    assert message.params is None
+
+
+def test_stored_json_text_is_embedded_as_it_is() -> None:
+    text = '{"content":[{"type":"text","text":"ä\\n"}],"n":1.50}'
+    assert dumps(result_response(1, {"result": raw(text)})) == (
+        b'{"jsonrpc":"2.0","id":1,"result":{"result":' + text.encode() + b"}}"
+    )
+
+
+def test_a_body_stands_on_one_line() -> None:
+    assert b"\n" not in dumps({"text": "two\nlines"})
