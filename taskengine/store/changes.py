@@ -7,6 +7,7 @@ a lost notification costs a second; with nobody waiting, nothing is asked.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -81,6 +82,7 @@ class Changes:
         self._listener = Listener(
             database.url, {channels.TASKS: self._mark, channels.TOOLS: self._mark_tools}, self._mark_all
         )
+        self._hearing = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
 
     def _start(self) -> None:
@@ -116,6 +118,8 @@ class Changes:
     @asynccontextmanager
     async def watch_tools(self) -> AsyncIterator[ToolsWatch]:
         self._start()
+        with contextlib.suppress(TimeoutError):  # without a session yet, announcements would pass unheard
+            await asyncio.wait_for(self._hearing.wait(), LOOK_S)
         watch = ToolsWatch()
         self._tools.add(watch)
         try:
@@ -140,7 +144,9 @@ class Changes:
 
     def _mark_all(self) -> None:
         """The session that hears is new: whatever was told before it came may have been missed."""
-        self._mark_tools("")
+        if self._hearing.is_set():
+            self._mark_tools("")
+        self._hearing.set()
         for task_id in list(self._watches):
             self._mark(task_id)
 
