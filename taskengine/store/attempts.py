@@ -9,8 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Update, and_, cast, exists, extract, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Executable,
+    Update,
+    and_,
+    bindparam,
+    cast,
+    exists,
+    extract,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from taskengine.errors import ClaimLost
 from taskengine.lifecycle import Event, Phase, sources, target
@@ -24,6 +37,87 @@ from taskengine.store.tasks import ending, touched
 __all__ = ["Attempts"]
 
 
+def _state(event: Event) -> dict[str, Any]:
+    status, phase = target(event)
+    return {"status": status, "phase": phase}
+
+
+def _ran_ms() -> ColumnElement[int]:
+    running = cast(extract("epoch", func.clock_timestamp() - tasks.c.claimed_at) * 1000, BigInteger)
+    return tasks.c.ran_ms + func.coalesce(running, 0)
+
+
+def _claiming(which: ColumnElement[bool]) -> Executable:
+    return (
+        update(tasks)
+        .where(which, tasks.c.phase.in_(sources(Event.CLAIM)))
+        # A worker that was declared dead and has not heard of it yet must take nothing new.
+        .where(exists().where(workers.c.id == bindparam("holder")))
+        .values(
+            **_state(Event.CLAIM),
+            attempt=tasks.c.attempt + 1,
+            worker_id=bindparam("holder"),
+            claimed_at=func.clock_timestamp(),
+            status_message="Running",
+            **touched(),
+        )
+        .returning(
+            tasks.c.id,
+            tasks.c.attempt,
+            tasks.c.tool,
+            tasks.c.owner,
+            tasks.c.queue,
+            tasks.c.arguments,
+            tasks.c.capabilities,
+            tasks.c.first,
+            tasks.c.ran_ms,
+        )
+    )
+
+
+def _current(statement: Update) -> Update:
+    """Only while the claim of `_fence` holds."""
+    return statement.where(
+        tasks.c.id == bindparam("task"),
+        tasks.c.attempt == bindparam("current"),
+        tasks.c.worker_id == bindparam("holder"),
+    )
+
+
+def _fence(claim: Claim) -> dict[str, Any]:
+    return {"task": claim.task_id, "current": claim.attempt, "holder": claim.worker_id}
+
+
+def _told(statement: Update) -> Executable:
+    changed = statement.returning(tasks.c.id).cte("changed")
+    return channels.telling(changed, changed.c.id)
+
+
+# What every task meets is built once; SQLAlchemy would otherwise build it at each call.
+_CLAIM_NAMED = _claiming(and_(tasks.c.id == bindparam("named"), tasks.c.attempt == bindparam("before")))
+_CLAIM_NEXT = _claiming(
+    tasks.c.id
+    == select(tasks.c.id)
+    .where(tasks.c.queue.in_(bindparam("queues", expanding=True)), tasks.c.phase.in_(sources(Event.CLAIM)))
+    .order_by(tasks.c.created_at)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+    .scalar_subquery()
+)
+_COMPLETE = _told(
+    _current(update(tasks))
+    .where(tasks.c.phase.in_(sources(Event.COMPLETE)))
+    .values(
+        **ending(Event.COMPLETE),
+        ran_ms=_ran_ms(),
+        result=bindparam("content"),
+        is_error=bindparam("failed"),
+        traceback=bindparam("trace"),
+        status_message=bindparam("message"),
+    )
+)
+
+
 class Attempts:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -34,52 +128,18 @@ class Attempts:
         None when the attempt is not due: claimed already, ended, waiting, or gone. That is the normal fate of a
         doorbell that was repeated or late.
         """
-        named = and_(tasks.c.id == doorbell.task_id, tasks.c.attempt == doorbell.attempt - 1)
-        return await self._claim(named, worker_id)
+        return await self._claim(_CLAIM_NAMED, {"named": doorbell.task_id, "before": doorbell.attempt - 1}, worker_id)
 
     async def claim_next(self, queues: Sequence[str], worker_id: str) -> Claim | None:
         """Make `worker_id` the holder of the task that has waited longest in these queues; None when none waits."""
-        oldest = (
-            select(tasks.c.id)
-            .where(tasks.c.queue.in_(list(queues)), tasks.c.phase.in_(sources(Event.CLAIM)))
-            .order_by(tasks.c.created_at)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-            .scalar_subquery()
-        )
-        return await self._claim(tasks.c.id == oldest, worker_id)
+        return await self._claim(_CLAIM_NEXT, {"queues": list(queues)}, worker_id)
 
-    async def _claim(self, which: ColumnElement[bool], worker_id: str) -> Claim | None:
-        async with self._database.transaction() as connection:
-            claimed = await connection.execute(
-                update(tasks)
-                .where(which, tasks.c.phase.in_(sources(Event.CLAIM)))
-                # A worker that was declared dead and has not heard of it yet must take nothing new.
-                .where(exists().where(workers.c.id == worker_id))
-                .values(
-                    **_state(Event.CLAIM),
-                    attempt=tasks.c.attempt + 1,
-                    worker_id=worker_id,
-                    claimed_at=func.clock_timestamp(),
-                    status_message="Running",
-                    **touched(),
-                )
-                .returning(
-                    tasks.c.id,
-                    tasks.c.attempt,
-                    tasks.c.tool,
-                    tasks.c.owner,
-                    tasks.c.queue,
-                    tasks.c.arguments,
-                    tasks.c.capabilities,
-                    tasks.c.first,
-                    tasks.c.ran_ms,
-                )
-            )
-            row = claimed.one_or_none()
-            if row is None:
-                return None
-            answers = await self._answers(connection, row.id) if row.attempt > 1 else {}
+    async def _claim(self, statement: Executable, which: dict[str, Any], worker_id: str) -> Claim | None:
+        row = (await self._database.run(statement, {**which, "holder": worker_id})).one_or_none()
+        if row is None:
+            return None
+        # Read afterwards: an answer that is stored never changes.
+        answers = await self._answers(row.id) if row.attempt > 1 else {}
         return Claim(
             task_id=row.id,
             attempt=row.attempt,
@@ -94,8 +154,8 @@ class Attempts:
             ran_ms=row.ran_ms,
         )
 
-    async def _answers(self, connection: AsyncConnection, task_id: str) -> dict[str, Answered]:
-        rows = await connection.execute(
+    async def _answers(self, task_id: str) -> dict[str, Answered]:
+        rows = await self._database.run(
             select(inputs.c.key, inputs.c.method, inputs.c.params, inputs.c.response)
             .where(inputs.c.task_id == task_id, inputs.c.response.is_not(None))
             .order_by(inputs.c.attempt, inputs.c.position)
@@ -128,11 +188,14 @@ class Attempts:
     async def suspend(self, claim: Claim, questions: Sequence[Question], status_message: str) -> None:
         """End the attempt with these questions open: the task waits and holds no worker. Raises ClaimLost."""
         async with self._database.transaction() as connection:
-            changed = _of(claim, update(tasks).where(tasks.c.phase.in_(sources(Event.ASK)))).values(
-                **_state(Event.ASK), worker_id=None, ran_ms=_ran_ms(), status_message=status_message, **touched()
+            ended = _told(
+                _current(update(tasks))
+                .where(tasks.c.phase.in_(sources(Event.ASK)))
+                .values(
+                    **_state(Event.ASK), worker_id=None, ran_ms=_ran_ms(), status_message=status_message, **touched()
+                )
             )
-            ended = changed.returning(tasks.c.id).cte("ended")
-            if (await connection.execute(channels.telling(ended, ended.c.id))).one_or_none() is None:
+            if (await connection.execute(ended, _fence(claim))).one_or_none() is None:
                 raise ClaimLost(claim.task_id, claim.attempt)
             await connection.execute(
                 insert(inputs),
@@ -153,19 +216,8 @@ class Attempts:
         self, claim: Claim, result: str, *, is_error: bool, status_message: str, traceback: str | None = None
     ) -> None:
         """Settle the task as completed; `result` is the JSON text of a neutral result. Raises ClaimLost."""
-        await self._change(
-            claim,
-            update(tasks)
-            .where(tasks.c.phase.in_(sources(Event.COMPLETE)))
-            .values(
-                **ending(Event.COMPLETE),
-                ran_ms=_ran_ms(),
-                result=result,
-                is_error=is_error,
-                traceback=traceback,
-                status_message=status_message,
-            ),
-        )
+        outcome = {"content": result, "failed": is_error, "trace": traceback, "message": status_message}
+        await self._settle(claim, _COMPLETE, outcome)
 
     async def fail(self, claim: Claim, error: str, *, status_message: str, traceback: str | None = None) -> None:
         """Settle the task as failed; `error` is the JSON text of a JSON-RPC error object. Raises ClaimLost."""
@@ -244,22 +296,8 @@ class Attempts:
         return frozenset((row.id, row.attempt) for row in rows)
 
     async def _change(self, claim: Claim, statement: Update) -> None:
-        changed = _of(claim, statement).returning(tasks.c.id).cte("changed")
-        if (await self._database.run(channels.telling(changed, changed.c.id))).one_or_none() is None:
+        await self._settle(claim, _told(_current(statement)), {})
+
+    async def _settle(self, claim: Claim, statement: Executable, values: dict[str, Any]) -> None:
+        if (await self._database.run(statement, _fence(claim) | values)).one_or_none() is None:
             raise ClaimLost(claim.task_id, claim.attempt)
-
-
-def _of(claim: Claim, statement: Update) -> Update:
-    return statement.where(
-        and_(tasks.c.id == claim.task_id, tasks.c.attempt == claim.attempt, tasks.c.worker_id == claim.worker_id)
-    )
-
-
-def _state(event: Event) -> dict[str, Any]:
-    status, phase = target(event)
-    return {"status": status, "phase": phase}
-
-
-def _ran_ms() -> ColumnElement[int]:
-    running = cast(extract("epoch", func.clock_timestamp() - tasks.c.claimed_at) * 1000, BigInteger)
-    return tasks.c.ran_ms + func.coalesce(running, 0)

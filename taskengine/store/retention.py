@@ -27,7 +27,7 @@ def ahead() -> dict[str, ColumnElement[Any]]:
     return {"ttl_ms": ttl_ms, "expires_at": tasks.c.created_at + ttl_ms * _MILLISECOND}
 
 
-def from_creation(now: ColumnElement[datetime], ttl_ms: int) -> ColumnElement[datetime]:
+def from_creation(now: ColumnElement[datetime], ttl_ms: ColumnElement[int]) -> ColumnElement[datetime]:
     return now + ttl_ms * _MILLISECOND
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Row, Select, bindparam, case, delete, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, Delete, Row, Select, bindparam, case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from taskengine.errors import TaskNotFound
@@ -52,10 +52,33 @@ _VISIBLE = (
 )
 
 
+# What every call and every poll meets is built once.
+_CREATE = (
+    insert(tasks)
+    .values(
+        id=bindparam("id"),
+        owner=bindparam("owner"),
+        tool=bindparam("tool"),
+        queue=bindparam("queue"),
+        status=Status.WORKING,
+        phase=Phase.QUEUED,
+        arguments=bindparam("arguments"),
+        capabilities=bindparam("capabilities"),
+        first=bindparam("first"),
+        nonce=bindparam("nonce"),
+        status_message="Waiting for a worker",
+        base_ttl_ms=bindparam("ttl_ms"),
+        ttl_ms=bindparam("ttl_ms"),
+        expires_at=retention.from_creation(func.now(), bindparam("ttl_ms", type_=BigInteger)),
+        poll_interval_ms=bindparam("poll_interval_ms"),
+        rung_at=func.now(),
+    )
+    .on_conflict_do_nothing()
+    .returning(*_VISIBLE)
+)
 _GET = select(*_VISIBLE).where(
     tasks.c.id == bindparam("task_id"), tasks.c.owner == bindparam("owner"), retention.readable()
 )
-"""Built once: every poll runs it."""
 
 
 class Tasks:
@@ -68,30 +91,19 @@ class Tasks:
         Repeating it with the same id changes nothing, so a create whose outcome was not learned may be repeated. When
         `new.nonce` was used before, nothing is stored and the earlier task is returned without a doorbell.
         """
-        inserted = await self._database.run(
-            insert(tasks)
-            .values(
-                id=new.id,
-                owner=new.owner,
-                tool=new.tool,
-                queue=new.queue,
-                status=Status.WORKING,
-                phase=Phase.QUEUED,
-                arguments=dump(new.arguments),
-                capabilities=dump(new.capabilities),
-                first=dump(new.first),
-                nonce=new.nonce,
-                status_message="Waiting for a worker",
-                base_ttl_ms=new.ttl_ms,
-                ttl_ms=new.ttl_ms,
-                expires_at=retention.from_creation(func.now(), new.ttl_ms),
-                poll_interval_ms=new.poll_interval_ms,
-                rung_at=func.now(),
-            )
-            .on_conflict_do_nothing()
-            .returning(*_VISIBLE)
-        )
-        row = inserted.one_or_none()
+        values = {
+            "id": new.id,
+            "owner": new.owner,
+            "tool": new.tool,
+            "queue": new.queue,
+            "arguments": dump(new.arguments),
+            "capabilities": dump(new.capabilities),
+            "first": dump(new.first),
+            "nonce": new.nonce,
+            "ttl_ms": new.ttl_ms,
+            "poll_interval_ms": new.poll_interval_ms,
+        }
+        row = (await self._database.run(_CREATE, values)).one_or_none()
         if row is not None:
             return _record(row), Doorbell(new.id, 1, new.queue)
         earlier = tasks.c.id == new.id if new.nonce is None else tasks.c.nonce == new.nonce

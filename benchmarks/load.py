@@ -1,0 +1,143 @@
+"""A load generator for the 2026-07-28 wire: raw connections, a C parser, no client library in the way.
+
+One process drives any number of keep-alive connections. `python -m benchmarks.load` shows how fast it is by
+itself, against a server that answers every request with the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httptools
+import orjson
+
+__all__ = ["Connection", "Load", "request", "run"]
+
+PROTOCOL = "2026-07-28"
+TASKS = "io.modelcontextprotocol/tasks"
+_META = {
+    "io.modelcontextprotocol/protocolVersion": PROTOCOL,
+    "io.modelcontextprotocol/clientCapabilities": {"extensions": {TASKS: {}}},
+    "io.modelcontextprotocol/clientInfo": {"name": "load", "version": "1"},
+}
+
+
+def request(url: str, method: str, mirrored: str, params: dict[str, Any]) -> bytes:
+    """One POST, whole; `mirrored` goes into `Mcp-Name`."""
+    parts = urlsplit(url)
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": _META}})
+    head = (
+        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+        f"Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: {PROTOCOL}\r\n"
+        f"Mcp-Method: {method}\r\nMcp-Name: {mirrored}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+class Connection:
+    """One keep-alive connection; one request at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, url: str) -> Connection:
+        parts = urlsplit(url)
+        return cls(*await asyncio.open_connection(parts.hostname, parts.port))
+
+    async def send(self, message: bytes) -> dict[str, Any]:
+        """The `result` of the answer, from JSON or from a stream's last event. Raises RuntimeError for an error."""
+        self._writer.write(message)
+        answer = _Answer()
+        parser = httptools.HttpResponseParser(answer)
+        while not answer.complete:
+            data = await self._reader.read(65536)
+            if not data:
+                raise RuntimeError("the connection was closed")
+            parser.feed_data(data)
+        body = b"".join(answer.body)
+        if not body.startswith(b"{"):
+            body = next(line[5:] for line in reversed(body.splitlines()) if line.startswith(b"data:"))
+        reply = orjson.loads(body)
+        if "result" not in reply:
+            raise RuntimeError(f"HTTP {parser.get_status_code()}: {reply}")
+        result: dict[str, Any] = reply["result"]
+        return result
+
+    async def close(self) -> None:
+        self._writer.close()
+
+
+class _Answer:
+    def __init__(self) -> None:
+        self.body: list[bytes] = []
+        self.complete = False
+
+    def on_body(self, data: bytes) -> None:
+        self.body.append(data)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one round measured."""
+
+    requests: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.requests / self.seconds
+
+
+async def run(url: str, connections: int, seconds: float, work: Callable[[Connection], Awaitable[object]]) -> Load:
+    """Repeat `work` on each connection for that long; how often it was done."""
+    opened = [await Connection.open(url) for _ in range(connections)]
+    done = 0
+    started = time.perf_counter()
+    until = started + seconds
+
+    async def drive(connection: Connection) -> None:
+        nonlocal done
+        while time.perf_counter() < until:
+            await work(connection)
+            done += 1
+
+    await asyncio.gather(*(drive(connection) for connection in opened))
+    elapsed = time.perf_counter() - started
+    for connection in opened:
+        await connection.close()
+    return Load(done, elapsed)
+
+
+async def _own_speed() -> None:
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "result": {"status": "working"}})
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    class Same(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def data_received(self, _data: bytes) -> None:
+            self.transport.write(answer)
+
+    server = await asyncio.get_running_loop().create_server(Same, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    url = f"http://127.0.0.1:{port}/mcp"
+    message = request(url, "tasks/get", "tsk_x", {"taskId": "tsk_x"})
+    load = await run(url, 16, 3, lambda connection: connection.send(message))
+    print(f"the load generator and an empty server in one process: {load.rate:,.0f} requests/s")
+    server.close()
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(_own_speed())

@@ -1,0 +1,29 @@
+"""The peer: FastMCP's tasks extension on Redis, as its documentation sets it up. Runs in an environment of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from fastmcp import FastMCP
+from fastmcp.utilities.tasks import TaskConfig
+from fastmcp_tasks import TasksExtension
+
+mcp = FastMCP("bench")
+mcp.add_extension(TasksExtension(url=os.environ["BENCH_REDIS"], concurrency=500))
+
+
+@mcp.tool(task=TaskConfig(mode="required"))
+async def nothing() -> str:
+    """Do nothing."""
+    return "done"
+
+
+@mcp.tool(task=TaskConfig(mode="required"))
+async def sleep(seconds: float) -> str:
+    """Sleep."""
+    await asyncio.sleep(seconds)
+    return "slept"
+
+
+app = mcp.http_app(path="/mcp", json_response=True, stateless_http=True)
