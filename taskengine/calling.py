@@ -28,6 +28,7 @@ from taskengine.errors import (
     ToolError,
 )
 from taskengine.port import Port, SyncPort
+from taskengine.schema import SAFE_INTEGER
 from taskengine.tool import Tool
 
 __all__ = ["Outcome", "call_async", "call_sync", "outcome_of_message"]
@@ -175,7 +176,7 @@ def _leaf(error: BaseException) -> BaseException:
 
 
 def _protocol_error(tool: Tool, error: ProtocolError, limit: int) -> Outcome:
-    code = INTERNAL_ERROR if type(error.code) is not int else error.code
+    code = error.code if type(error.code) is int and abs(error.code) <= SAFE_INTEGER else INTERNAL_ERROR
     message = clean_text(str(error.message))[:MAX_TEXT] or "The tool failed."
     body: dict[str, Any] = {"code": code, "message": message}
     if error.data is not None:

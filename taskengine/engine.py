@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, overload
 
+from taskengine.content import clean_text
 from taskengine.durations import DurationLike
 from taskengine.errors import DeclarationError
 from taskengine.questions import Ask
@@ -35,10 +36,10 @@ class TaskEngine:
         tools: Iterable[Callable[..., Any] | Tool] = (),
     ) -> None:
         self.name = _checked_name(name)
-        self.version = version
-        self.title = title
-        self.instructions = instructions
-        self.website_url = website_url
+        self.version = _text(name, "version", version) or "0"
+        self.title = _text(name, "title", title)
+        self.instructions = _text(name, "instructions", instructions)
+        self.website_url = _text(name, "website_url", website_url)
         self.icons = plain_icons(self.name, icons)
         self.on_tools_changed: list[Callable[[], None]] = []
         """Called after every later change of the tools."""
@@ -151,6 +152,12 @@ def _make(function: Callable[..., Any], scope: _Scope, options: Mapping[str, Any
 
 
 def _checked_name(name: Any) -> str:
-    if isinstance(name, str) and name.strip():
+    if isinstance(name, str) and name.strip() and clean_text(name) == name:
         return name
     raise DeclarationError('A TaskEngine needs a name: TaskEngine("reports")')
+
+
+def _text(name: str, option: str, value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and clean_text(value) == value):
+        return value
+    raise DeclarationError(f"{name}: {option} is {value!r}: give text, without NUL and halves of surrogate pairs")

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from taskengine.content import clean_text
 from taskengine.errors import BadAnswer, DeclarationError, ReplayMismatch
 from taskengine.forms import form_schema
 from taskengine.records import Question
@@ -100,7 +101,7 @@ class Form(Generic[T]):
         form_schema(self.model)
 
     def question(self, key: str) -> Question:
-        params = {"mode": "form", "message": self.message, "requestedSchema": form_schema(self.model)}
+        params = {"mode": "form", "message": _shown(self.message), "requestedSchema": form_schema(self.model)}
         return Question(_check_key(key), ELICIT, params)
 
     def parse(self, response: Mapping[str, Any]) -> Answer[T]:
@@ -130,14 +131,17 @@ class Url:
 
     def __post_init__(self) -> None:
         _check_text(self.message, "A URL question")
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+        except (ValueError, AttributeError):
+            raise DeclarationError(f"{self.url!r} is not a web address: give https://host/…") from None
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise DeclarationError(f"{self.url!r} is not a web address: give https://host/…")
         if parts.username or parts.password:
             raise DeclarationError("The address of a URL question carries a user or password: leave them out")
 
     def question(self, key: str) -> Question:
-        return Question(_check_key(key), ELICIT, {"mode": "url", "message": self.message, "url": self.url})
+        return Question(_check_key(key), ELICIT, {"mode": "url", "message": _shown(self.message), "url": self.url})
 
     def parse(self, response: Mapping[str, Any]) -> Answer[None]:
         return Answer(response["action"])
@@ -310,11 +314,18 @@ def _roots_problem(response: Mapping[str, Any]) -> str | None:
     if not isinstance(roots, list):
         return "roots must be a list"
     for root in roots:
-        if not isinstance(root, Mapping) or not isinstance(root.get("uri"), str) or not urlsplit(root["uri"]).scheme:
+        if not isinstance(root, Mapping) or not _is_uri(root.get("uri")):
             return 'each root must have a uri such as "file:///home/me"'
         if not isinstance(root.get("name", ""), str):
             return "the name of a root must be text"
     return None
+
+
+def _is_uri(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and bool(urlsplit(text).scheme)
+    except ValueError:
+        return False
 
 
 @lru_cache(maxsize=512)
@@ -337,12 +348,19 @@ def _problems(error: ValidationError) -> str:
 def _check_key(key: Any) -> str:
     if not (isinstance(key, str) and 1 <= len(key) <= 128):
         raise DeclarationError(f"The key {key!r} of a question is not a text of 1 to 128 characters")
+    if clean_text(key) != key:
+        raise DeclarationError(f"The key {key!r} of a question has NUL or half a surrogate pair: leave it out")
     return key
 
 
 def _check_text(message: Any, what: str) -> None:
     if not isinstance(message, str) or not message.strip():
         raise DeclarationError(f"{what} needs a message that says what is asked")
+
+
+def _shown(message: str) -> str:
+    """The message without NUL, which it may have from an argument and which no store of text takes."""
+    return message.replace("\0", "\ufffd")
 
 
 def _plain(value: Any) -> Any:

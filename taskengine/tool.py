@@ -16,8 +16,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_jsonable_python
 
+from taskengine.content import encode_json
 from taskengine.durations import DurationLike, parse_duration
-from taskengine.errors import BadAnswer, DeclarationError, InvalidArguments
+from taskengine.errors import BadAnswer, DeclarationError, InvalidArguments, ResultError
 from taskengine.questions import Ask, Form, Roots, Sample, Url, check_answer
 from taskengine.records import Question
 from taskengine.schema import SAFE_INTEGER, HeaderParameter, Schema, header_parameters
@@ -175,7 +176,7 @@ def make_tool(
         raise DeclarationError(
             f"{what}: queue is {queue!r}: give up to 64 letters, digits and _ . -, not ending in {SYNC_SUFFIX}"
         )
-    durations = {
+    durations: dict[str, Any] = {
         "ttl": _duration(what, "ttl", ttl),
         "poll_interval": _duration(what, "poll_interval", poll_interval),
         "timeout": _duration(what, "timeout", timeout),
@@ -188,17 +189,22 @@ def make_tool(
                     f'{what}: {option} is for tasks, and task="forbidden" makes none: leave one of the two out'
                 )
     signature = read_signature(function, what, scope or {}, free=input_schema is not None)
+    texts: dict[str, Any] = {
+        "title": _text(what, "title", title),
+        "description": _description(what, function, description),
+        "annotations": _annotations(what, annotations),
+        "icons": plain_icons(what, icons),
+        "meta": _object(what, "meta", meta),
+    }
+    for option, value in texts.items():
+        _check_listable(what, option, value)
     compiled = _input(what, signature, input_schema)
     adapter, output = _output(what, signature, output_schema, structured)
     return Tool(
         name=what,
-        title=_text(what, "title", title),
-        description=_description(what, function, description),
+        **texts,
         input_schema=compiled.document,
         output_schema=None if output is None else output.document,
-        annotations=_annotations(what, annotations),
-        icons=plain_icons(what, icons),
-        meta=_object(what, "meta", meta),
         task=task,
         **durations,
         queue=queue,
@@ -242,6 +248,14 @@ def _text(what: str, option: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise DeclarationError(f"{what}: {option} is {value!r}: give text")
     return value
+
+
+def _check_listable(what: str, option: str, value: Any) -> None:
+    """One tool that cannot be sent would hide all the others (tools/list is one message)."""
+    try:
+        encode_json(value)
+    except ResultError as error:
+        raise DeclarationError(f"{what}: {option} cannot be listed: {error}") from None
 
 
 def _duration(what: str, option: str, value: DurationLike | None, *, zero: bool = False) -> timedelta | None:

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from kombu import Connection
 from pydantic import SecretStr
 
 from taskengine.settings import Settings
 from taskengine.store import Store
 from tests.processes import Processes
 from tests.services import AMQP_VARIABLE, Services, broken_invariants, running_services
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Reports travel between processes as UTF-8, and some tests are about text that is none."""
+    report = yield
+    report.sections = [(name, _encodable(text)) for name, text in report.sections]
+    if report.failed and (text := _encodable(report.longreprtext)) != report.longreprtext:
+        report.longrepr = text
+    return report
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +69,15 @@ def settings(database_url: str, services: Services) -> Settings:
 
 
 @pytest.fixture
-def amqp_settings(settings: Settings, services: Services) -> Settings:
+def amqp_settings(settings: Settings, services: Services) -> Iterator[Settings]:
     """The same with RabbitMQ as broker; the test is skipped where none is given."""
     if services.amqp_url is None:
         pytest.skip(f"set {AMQP_VARIABLE} to run this on RabbitMQ")
-    return settings.model_copy(update={"broker_url": SecretStr(services.amqp_url)})
+    yield settings.model_copy(update={"broker_url": SecretStr(services.amqp_url)})
+    with Connection(services.amqp_url) as connection, connection.channel() as channel:
+        for route in ("default", "default.sync"):  # a RabbitMQ outlives the tests
+            channel.queue_delete(f"{settings.namespace}.{route}")
+        channel.exchange_delete(settings.namespace)
 
 
 @pytest.fixture

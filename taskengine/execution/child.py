@@ -44,11 +44,22 @@ class _Wire:
         self.stopped: tuple[int, type[Signal]] = (0, Signal)
         """The last call that was told to end, and how. One assignment, so that the threads agree."""
         self._main = threading.main_thread().ident
+        self._sending = False
+        """Whether the main thread is within a frame, which must go out whole."""
 
     def send(self, message: dict[str, Any]) -> None:
         frame = pack(message)
-        with self._lock:
-            self._connection.sendall(frame)
+        if threading.get_ident() != self._main:
+            with self._lock:
+                self._connection.sendall(frame)
+            return
+        self._sending = True
+        try:
+            with self._lock:
+                self._connection.sendall(frame)
+        finally:
+            self._sending = False
+        self.interrupt()
 
     def read_for_ever(self) -> None:
         while True:
@@ -79,7 +90,7 @@ class _Wire:
     def interrupt(self, _signum: int = 0, _frame: FrameType | None = None) -> None:
         """On the main thread, also in the middle of a blocking call: the stop becomes an exception in the tool."""
         call, ended = self.stopped
-        if call == self.running:
+        if call == self.running and not self._sending:
             raise ended
 
 

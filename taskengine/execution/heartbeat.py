@@ -31,6 +31,7 @@ logger = logging.getLogger("taskengine.execution")
 RENEWALS_PER_LEASE = 5
 FENCE_AT = 2 / 3
 STALL_WARNING_S = 3.0
+STRAY_AFTER_S = 1.0
 
 
 class Heart(Protocol):
@@ -62,7 +63,8 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._main, name="heartbeat", daemon=True)
         self._renewed_at = 0.0
         self._ticked_at = time.monotonic()
-        self._strays: frozenset[tuple[str, int]] = frozenset()
+        self._strays: dict[tuple[str, int], float] = {}
+        """What is held here and run by nobody, and when that was first seen."""
         self.worker_id = ""
         """The name under which this process holds attempts; empty while it may claim nothing."""
 
@@ -99,7 +101,7 @@ class Heartbeat:
         url = self._settings.database_url.get_secret_value()
         listener = Listener(url, {channels.WORKERS: on_worker}, prepare=prepare)
         listener.start()
-        watchdog = asyncio.create_task(self._watch_main_loop())
+        watchdogs = [asyncio.create_task(watch) for watch in (self._watch_main_loop(), self._watch_lease())]
         try:
             await self._wait(present)
             while not self._stopping.is_set():
@@ -110,7 +112,8 @@ class Heartbeat:
                 with contextlib.suppress(StoreUnavailable):
                     await store.workers.leave(self.worker_id)
         finally:
-            watchdog.cancel()
+            for watchdog in watchdogs:
+                watchdog.cancel()
             await listener.stop()
             await store.close()
 
@@ -125,40 +128,51 @@ class Heartbeat:
                 await asyncio.wait_for(event.wait(), left)
 
     async def _beat(self, store: Store, presence_key: int | None) -> None:
-        started = time.monotonic()
+        started, worker_id = time.monotonic(), self.worker_id
         try:
             async with asyncio.timeout(self._lease_s * FENCE_AT / 2):
-                if not self.worker_id:
+                if not worker_id:
                     await self._register(store, presence_key)
-                elif not await store.workers.renew(self.worker_id, self._lease_s):
+                elif not await store.workers.renew(worker_id, self._lease_s):
                     logger.error(
                         "this worker was declared dead: its attempts are stopped, it starts again as a new one"
                     )
                     self._fence()
                     return
+                if worker_id and not self.worker_id:  # fenced while the renewal was under way
+                    return
                 self._renewed_at = started
                 await self._compare(store)
         except (StoreUnavailable, TimeoutError) as error:
             logger.warning("the lease was not renewed: %s", error)
-        if self.worker_id and time.monotonic() - self._renewed_at > self._lease_s * FENCE_AT:
-            logger.error("the lease could not be renewed in time: all attempts are stopped")
-            self._fence()
+        except Exception:  # without a heartbeat this worker would go on as a zombie
+            logger.exception("the lease was not renewed; it is tried again")
+
+    async def _watch_lease(self) -> None:
+        """Stop everything in time also while a renewal hangs."""
+        while True:
+            await asyncio.sleep(self._lease_s / 50)
+            if self.worker_id and time.monotonic() - self._renewed_at > self._lease_s * FENCE_AT:
+                logger.error("the lease could not be renewed in time: all attempts are stopped")
+                self._fence()
 
     async def _compare(self, store: Store) -> None:
         """What runs here and what the store says must be the same.
 
         An attempt the store has given elsewhere is stopped. A claim that was committed although its answer was lost
-        is held by this worker and run by nobody: seen at two beats, it is handed back.
+        is held by this worker and run by nobody: when that stays so although the main loop runs, which may only have
+        been kept from taking the answer, it is handed back.
         """
         ours = self._heart.running()
         held = await store.attempts.held_by(self.worker_id)
         if ours - held:
             self._heart.taken_away(ours - held)
-        strays = held - self._heart.running() - ours
-        for task_id, attempt in strays & self._strays:
-            logger.warning("task %s attempt %d is held here and run by nobody: handed back", task_id, attempt)
-            await store.attempts.hand_back(task_id, attempt, self.worker_id)
-        self._strays = strays
+        now = time.monotonic()
+        self._strays = {stray: self._strays.get(stray, now) for stray in held - self._heart.running() - ours}
+        for (task_id, attempt), seen_at in self._strays.items():
+            if self._ticked_at > seen_at + STRAY_AFTER_S:
+                logger.warning("task %s attempt %d is held here and run by nobody: handed back", task_id, attempt)
+                await store.attempts.hand_back(task_id, attempt, self.worker_id)
 
     async def _register(self, store: Store, presence_key: int | None) -> None:
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"

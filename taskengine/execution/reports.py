@@ -49,7 +49,8 @@ class Reports:
             text = encode_json(f"(a log value that cannot be stored: {error})")
         if len(text) > LONGEST_LINE:
             text = encode_json(f"{text[:LONGEST_LINE]}… ({len(text)} characters)")
-        self._lines.append({"level": level, "logger": logger_name, "data": text.replace("\x00", "")})
+        name = _clean(str(logger_name), LONGEST_MESSAGE) if logger_name is not None else None
+        self._lines.append({"level": level, "logger": name, "data": text.replace("\x00", "")})
         self._write_soon()
 
     async def close(self) -> None:
@@ -84,6 +85,8 @@ class Reports:
             pass  # the attempt learns of it in its own way
         except StoreUnavailable as error:
             logger.warning("reports of task %s were not stored: %s", self._claim.task_id, error)
+        except Exception:  # a report never costs the task its attempt
+            logger.exception("reports of task %s were not stored", self._claim.task_id)
 
 
 def progress_text(progress: float, total: float | None, message: str | None) -> str:

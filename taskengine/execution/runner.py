@@ -20,6 +20,9 @@ __all__ = ["Runner"]
 
 logger = logging.getLogger("taskengine.execution")
 
+UNREGISTERED_S = 1.0
+"""How long a worker that may claim nothing keeps a doorbell before it rings it for others."""
+
 
 class Runner:
     """Made and used on one event loop; the methods of `Heart` may be called from the heartbeat's thread."""
@@ -47,6 +50,7 @@ class Runner:
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._tools = tuple(name for name, tool in engine.tools.items() if tool.durable)
         self.heartbeat = Heartbeat(settings, routes, self)
 
     def start(self) -> None:
@@ -97,7 +101,11 @@ class Runner:
     async def _claim(self, doorbell: Doorbell) -> Claim | None:
         """None for a doorbell that is late or repeated, or that must be rung again: the relay does that."""
         worker_id = self.heartbeat.worker_id
-        if self._draining or not worker_id:
+        if self._draining:
+            self._ring(doorbell)
+            return None
+        if not worker_id:  # cut off from the database: another worker may not be
+            self._loop.call_later(UNREGISTERED_S, self._ring, doorbell)
             return None
         try:
             return await self._store.attempts.claim(doorbell, worker_id)
@@ -111,7 +119,7 @@ class Runner:
         if self._draining or not worker_id or not routes:
             return None
         try:
-            return await self._store.attempts.claim_next(routes, worker_id)
+            return await self._store.attempts.claim_next(routes, worker_id, self._tools)
         except StoreUnavailable as error:
             logger.warning("nothing was claimed: %s", error)
             return None

@@ -26,6 +26,8 @@ UNHEARD_S = 2.0
 """A task that nobody claimed this long after its doorbell may have lost it."""
 RING_BATCH = 1000
 SWEEP_BATCH = 1000
+ORPHANS_EVERY = 10
+"""Turns between looks for tasks whose holder is not even registered, which a claim hardly leaves behind."""
 BETWEEN_BATCHES_S = 0.05
 EXPIRED = {"code": -31001, "message": "Nobody answered the task's questions in time"}
 LOST = {"code": -32603, "message": "The task's workers died too many times"}
@@ -37,6 +39,7 @@ class Janitor:
         self._bell = bell
         self._settings = settings
         self._tasks: list[asyncio.Task[None]] = []
+        self._turn = 0
 
     def start(self) -> None:
         chores: list[tuple[Callable[[], Awaitable[None]], timedelta]] = [
@@ -67,7 +70,8 @@ class Janitor:
     async def bury(self) -> None:
         """Find dead workers and make their tasks due again."""
         lease_s = self._settings.lease.total_seconds()
-        if not await self._store.workers.look(lease_s):
+        self._turn += 1
+        if not await self._store.workers.look(lease_s) and self._turn % ORPHANS_EVERY:
             return
         reaped = await self._store.workers.reap(lease_s, self._settings.max_crashes, encode_json(LOST))
         for worker in reaped.workers:

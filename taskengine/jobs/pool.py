@@ -88,10 +88,14 @@ class SlotPool(BasePool):  # type: ignore[misc]  # Celery has no types
 
     def register_with_event_loop(self, loop: Any) -> None:
         loop.add_reader(self._wake_r, self._run_calls)
+        self._wake()  # a broken connection may have left calls behind
 
     def from_runner(self, call: Callable[[], None]) -> None:
         """Run `call` on Celery's main thread soon. Thread-safe."""
         self._calls.append(call)
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # the pipe is full of wake-ups already
             os.write(self._wake_w, b"!")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from taskengine.errors import TaskNotFound
 from taskengine.server.caller import Caller
 from taskengine.server.service import Service
 from taskengine.wire import modern
@@ -12,7 +14,14 @@ from taskengine.wire.headers import RawHeaders
 from taskengine.wire.jsonrpc import INVALID_PARAMS, Request, RpcError
 from taskengine.wire.modern import Envelope
 
-__all__ = ["Call"]
+__all__ = ["Call", "is_task_id"]
+
+_TASK_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def is_task_id(text: str) -> bool:
+    """Whether a task could have this id: what the database cannot even be asked for is left out (X-SEC-03)."""
+    return _TASK_ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,13 @@ class Call:
         if not isinstance(value, dict):
             raise RpcError(INVALID_PARAMS, f"params.{name} must be an object")
         return value
+
+    def task_id(self) -> str:
+        """The task that the request names. Raises RpcError -32602, and TaskNotFound for an id that none can have."""
+        task_id = self.text("taskId")
+        if not is_task_id(task_id):
+            raise TaskNotFound(task_id)
+        return task_id
 
     def needs_tasks(self) -> None:
         """The client declared the tasks extension. Raises RpcError -32021 otherwise (M-CAP-08)."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from datetime import timedelta
 from typing import Any
 
 from taskengine.calling import outcome_of_message
@@ -24,7 +23,6 @@ from taskengine.server.exchange import Exchange
 from taskengine.server.progress import Reporter
 from taskengine.server.rounds import Rounds, read_rounds
 from taskengine.server.tasks import answer, fitting_answers
-from taskengine.settings import Settings
 from taskengine.store.changes import Watch
 from taskengine.tool import Tool
 from taskengine.wire import headers, modern
@@ -76,11 +74,13 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
         question.key: rounds.state.answers[question.key] for question in valid if question.key in rounds.state.answers
     }
     wanted = tuple(question for question in valid if question.key not in known)
-    known |= fitting_answers(wanted, rounds.responses)
+    fitting = fitting_answers(wanted, rounds.responses)
+    for key, response in fitting.items():
+        tool.check_first(key, response)
+    known |= fitting
     still_open = [question for key, question in questions.items() if key not in known]
     if still_open:
         return await rounds.ask(still_open, [Answered(questions[key], answer) for key, answer in known.items()])
-    settings = call.service.settings
     new = NewTask(
         id=f"tsk_{secrets.token_urlsafe(24)}",
         owner=call.caller.owner,
@@ -88,11 +88,13 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
         queue=tool.route,
         arguments=arguments,
         capabilities=call.envelope.capabilities,
-        ttl_ms=milliseconds(_ttl(tool, settings)),
+        ttl_ms=milliseconds(call.service.ttl_of(tool)),
         poll_interval_ms=max(1, milliseconds(tool.poll_interval or LONGEST_POLL)),
         first=known,
         nonce=rounds.state.nonce,
     )
+    if not call.envelope.declares_tasks:
+        await call.service.sealer.prepare()  # a task whose client could not be sent back to it would be lost
     async with call.service.store.changes.watch([new.id]) as watch:
         try:
             record = await _create(call, new)
@@ -146,6 +148,9 @@ async def _present(rounds: Rounds, tool: Tool, record: TaskRecord, watch: Watch,
             rounds.call.service.cancel_abandoned(record.id, rounds.call.caller)
             raise
         return await rounds.ask_for_task(record.id)
+    except StoreUnavailable:
+        # The task goes on: its client comes back to it, and does not make another.
+        return await rounds.ask_for_task(record.id)
 
 
 async def _as_task(call: Call, tool: Tool, record: TaskRecord, watch: Watch, exchange: Exchange) -> Any:
@@ -178,7 +183,6 @@ async def _wait_briefly(call: Call, record: TaskRecord, watch: Watch, seconds: f
 async def _inline(rounds: Rounds, record: TaskRecord, watch: Watch, exchange: Exchange) -> Any:
     """The end of the task, or its questions. Raises the error it failed with."""
     call = rounds.call
-    await call.service.sealer.prepare()
     reporter = Reporter(exchange, call.envelope)
     while record.status is Status.WORKING:
         if record.progress is not None:
@@ -210,7 +214,3 @@ async def _next(call: Call, task_id: str, watch: Watch) -> TaskRecord:
 def _call_result(call: Call, text: str | None) -> Any:
     assert text is not None, "a completed call has a result"
     return modern.call_result(text, call.service.meta)
-
-
-def _ttl(tool: Tool, settings: Settings) -> timedelta:
-    return min(tool.ttl or settings.ttl, settings.max_ttl)

@@ -1,7 +1,7 @@
 """What is checked of an HTTP request before its body is looked at. Pure.
 
-Limits: headers together at most 32 KiB (431), the body at most the setting `max_body_bytes` (413), nesting as in
-`wire.jsonrpc` (X-TRANS-28, X-TRANS-29).
+Limits: headers together at most 32 KiB (431), the body at most the setting `max_body_bytes` (413) and there within a
+minute (408), nesting as in `wire.jsonrpc` (X-TRANS-28, X-TRANS-29).
 """
 
 from __future__ import annotations

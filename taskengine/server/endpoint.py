@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -18,6 +20,8 @@ from taskengine.wire.selection import Wire
 __all__ = ["McpEndpoint"]
 
 ALLOW = ((b"allow", b"POST"),)
+BODY_S = 60.0
+"""How long a body may take to come."""
 
 
 class McpEndpoint:
@@ -31,7 +35,7 @@ class McpEndpoint:
         headers: RawHeaders = scope["headers"]
         try:
             accepts = check_headers(headers, scope["method"], service.allowed_hosts)
-            body = await _read(headers, receive, service.settings.max_body_bytes)
+            body = await _read_in_time(headers, receive, service.settings.max_body_bytes)
             message = parse(body)
         except Refusal as refusal:
             extra = ALLOW if refusal.status == 405 else ()
@@ -55,11 +59,20 @@ class McpEndpoint:
         )
 
 
+async def _read_in_time(headers: RawHeaders, receive: Receive, limit: int) -> bytes:
+    """As `_read`. Raises Refusal 408 for a body that does not come: nobody may hold a connection by it."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await _read(headers, receive, limit)
+    except TimeoutError:
+        raise Refusal(408, f"The body did not come within {BODY_S:g} seconds: send the request again") from None
+
+
 async def _read(headers: RawHeaders, receive: Receive, limit: int) -> bytes:
     """The whole body. Raises Refusal 413 as soon as it is known to be too large."""
     too_large = Refusal(413, f"The body has more than {limit} bytes: send less, or a link to it")
     announced = values(headers, "content-length")
-    if announced and announced[0].isdigit() and int(announced[0]) > limit:
+    if announced and announced[0].isdecimal() and (len(announced[0]) > 18 or int(announced[0]) > limit):
         raise too_large
     chunks: list[bytes] = []
     size = 0

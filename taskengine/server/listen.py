@@ -13,7 +13,7 @@ from typing import Any
 
 from taskengine.errors import StoreUnavailable
 from taskengine.records import TaskRecord
-from taskengine.server.call import Call
+from taskengine.server.call import Call, is_task_id
 from taskengine.server.exchange import Exchange
 from taskengine.wire import modern
 from taskengine.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, RpcError
@@ -63,9 +63,10 @@ async def _report(call: Call, exchange: Exchange, wants_tools: bool, task_ids: l
         honoured: dict[str, Any] = {"toolsListChanged": True} if wants_tools else {}
         records: Mapping[str, TaskRecord] = {}
         if task_ids is not None:
-            for task_id in task_ids:
+            possible = [task_id for task_id in task_ids if is_task_id(task_id)]
+            for task_id in possible:
                 tasks.add(task_id)
-            records = await call.service.store.tasks.get_many(task_ids, call.caller.owner)
+            records = await call.service.store.tasks.get_many(possible, call.caller.owner)
             honoured["taskIds"] = [task_id for task_id in task_ids if task_id in records]
         subscription = call.request.id
         await exchange.notify(modern.acknowledged(subscription, honoured))

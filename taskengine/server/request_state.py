@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -43,6 +44,8 @@ class RequestState:
     """Names the one task this call may become, however often the last round is repeated (M-MRTR-10)."""
     task_id: str | None = None
     """The parked task that the next round resumes (A-53)."""
+    age: timedelta = timedelta(0)
+    """How long ago it was sealed; not part of the seal."""
 
 
 def digest(method: str, name: str, content: Mapping[str, Any]) -> str:
@@ -74,7 +77,9 @@ class Sealer:
         """Raises StoreUnavailable."""
         await self.prepare()
         assert self._fernet is not None
-        return self._fernet.encrypt(json.dumps(asdict(state), separators=(",", ":")).encode()).decode()
+        members = asdict(state)
+        del members["age"]
+        return self._fernet.encrypt(json.dumps(members, separators=(",", ":")).encode()).decode()
 
     async def open(self, token: str, owner: str, request_digest: str) -> RequestState:
         """The state that was sealed for this caller and this call. Raises RequestStateError, StoreUnavailable."""
@@ -82,11 +87,13 @@ class Sealer:
         assert self._fernet is not None
         try:
             text = self._fernet.decrypt(_canonical(token), ttl=int(self._ttl.total_seconds()))
+            sealed_at = self._fernet.extract_timestamp(token)
         except (InvalidToken, ValueError):
             raise RequestStateError(
                 "The requestState is not valid or too old: start again without it and without inputResponses"
             ) from None
-        state = RequestState(**json.loads(text))
+        age = timedelta(seconds=max(0.0, time.time() - sealed_at))
+        state = RequestState(**json.loads(text), age=age)
         if state.owner != owner or state.digest != request_digest:
             raise RequestStateError("The requestState belongs to another call: repeat the one that it was given for")
         return state

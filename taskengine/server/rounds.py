@@ -11,7 +11,7 @@ from taskengine.errors import MissingCapability
 from taskengine.questions import missing_capabilities
 from taskengine.records import Answered, Question
 from taskengine.server.call import Call
-from taskengine.server.request_state import RequestState, digest
+from taskengine.server.request_state import RequestState, RequestStateError, digest
 from taskengine.tool import Tool
 from taskengine.wire import modern
 from taskengine.wire.jsonrpc import INVALID_PARAMS, RpcError
@@ -75,4 +75,7 @@ async def read_rounds(call: Call, tool: Tool, arguments: Mapping[str, Any]) -> R
     if not isinstance(token, str):
         raise RpcError(INVALID_PARAMS, "params.requestState must be a string")
     state = await call.service.sealer.open(token, call.caller.owner, identifier)
+    if state.nonce is not None and tool.ask_first and state.age > call.service.ttl_of(tool):
+        # The task it once made may be swept by now, and would be made a second time (M-MRTR-10).
+        raise RequestStateError("The requestState is too old: start again without it and without inputResponses")
     return Rounds(call, state, responses)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +18,7 @@ from taskengine.server.exchange import Exchange
 from taskengine.server.request_state import Sealer
 from taskengine.settings import Settings
 from taskengine.store import Store
+from taskengine.tool import Tool
 from taskengine.wire import modern
 
 __all__ = ["Service"]
@@ -69,6 +71,10 @@ class Service:
     def store(self) -> Store:
         assert self._store is not None, "the service has not been started"
         return self._store
+
+    def ttl_of(self, tool: Tool) -> timedelta:
+        """How long from its creation a task of this tool is kept."""
+        return min(tool.ttl or self.settings.ttl, self.settings.max_ttl)
 
     async def start(self) -> None:
         """Ready for requests; again is harmless. A database or broker that is away may come later."""

@@ -20,7 +20,7 @@ audit = logging.getLogger("taskengine.audit")
 async def get_task(call: Call) -> dict[str, Any]:
     """The task as it is now; reading changes nothing (M-TASK-42)."""
     call.needs_tasks()
-    task_id = call.text("taskId")
+    task_id = call.task_id()
     record = await call.service.store.tasks.get(task_id, call.caller.owner)
     audit.debug("task %s read by %s", task_id, call.caller.owner)
     return modern.get_task_result(record, call.service.meta)
@@ -32,7 +32,7 @@ async def update_task(call: Call) -> dict[str, Any]:
     When one does not fit its question, none is taken and all stay open (M-TASK-59).
     """
     call.needs_tasks()
-    task_id, responses = call.text("taskId"), call.mapping("inputResponses")
+    task_id, responses = call.task_id(), call.mapping("inputResponses")
     record = await call.service.store.tasks.get(task_id, call.caller.owner)
     await answer(call, record, responses)
     return modern.complete(call.service.meta)
@@ -41,7 +41,7 @@ async def update_task(call: Call) -> dict[str, Any]:
 async def cancel_task(call: Call) -> dict[str, Any]:
     """The task is cancelled, unless it had ended before: the same acknowledgement for both (M-TASK-62)."""
     call.needs_tasks()
-    task_id = call.text("taskId")
+    task_id = call.task_id()
     await call.service.store.tasks.cancel(task_id, call.caller.owner)
     audit.info("task %s cancelled by %s", task_id, call.caller.owner)
     return modern.complete(call.service.meta)

@@ -10,18 +10,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
     Executable,
+    Text,
     Update,
     and_,
+    any_,
     bindparam,
     cast,
     exists,
     extract,
     func,
     insert,
+    or_,
     select,
+    true,
     update,
 )
 
@@ -75,13 +80,17 @@ def _claiming(which: ColumnElement[bool]) -> Executable:
     )
 
 
-def _current(statement: Update) -> Update:
-    """Only while the claim of `_fence` holds."""
-    return statement.where(
+def _holding() -> ColumnElement[bool]:
+    return and_(
         tasks.c.id == bindparam("task"),
         tasks.c.attempt == bindparam("current"),
         tasks.c.worker_id == bindparam("holder"),
     )
+
+
+def _current(statement: Update) -> Update:
+    """Only while the claim of `_fence` holds."""
+    return statement.where(_holding())
 
 
 def _fence(claim: Claim) -> dict[str, Any]:
@@ -95,15 +104,26 @@ def _told(statement: Update) -> Executable:
 
 # What every task meets is built once; SQLAlchemy would otherwise build it at each call.
 _CLAIM_NAMED = _claiming(and_(tasks.c.id == bindparam("named"), tasks.c.attempt == bindparam("before")))
-_CLAIM_NEXT = _claiming(
-    tasks.c.id
-    == select(tasks.c.id)
-    .where(tasks.c.queue.in_(bindparam("queues", expanding=True)), tasks.c.phase.in_(sources(Event.CLAIM)))
+# Each queue is asked for its first on its own: in one question for several, Postgres would sort the whole backlog.
+_QUEUES = func.unnest(bindparam("queues", type_=ARRAY(Text))).table_valued("route", name="queues").render_derived()
+_FIRST = (
+    select(tasks.c.id, tasks.c.created_at)
+    .where(tasks.c.queue == _QUEUES.c.route, tasks.c.phase.in_(sources(Event.CLAIM)))
+    .where(or_(bindparam("tools", type_=ARRAY(Text)).is_(None), tasks.c.tool == any_(bindparam("tools"))))
     .order_by(tasks.c.created_at)
     .limit(1)
     .with_for_update(skip_locked=True)
+    .lateral("first")
+)
+_CLAIM_NEXT = _claiming(
+    tasks.c.id
+    == select(_FIRST.c.id)
+    .select_from(_QUEUES.join(_FIRST, true()))
+    .order_by(_FIRST.c.created_at)
+    .limit(1)
     .scalar_subquery()
 )
+_HELD = select(tasks.c.id).where(_holding()).with_for_update(read=True)
 _COMPLETE = _told(
     _current(update(tasks))
     .where(tasks.c.phase.in_(sources(Event.COMPLETE)))
@@ -130,9 +150,15 @@ class Attempts:
         """
         return await self._claim(_CLAIM_NAMED, {"named": doorbell.task_id, "before": doorbell.attempt - 1}, worker_id)
 
-    async def claim_next(self, queues: Sequence[str], worker_id: str) -> Claim | None:
-        """Make `worker_id` the holder of the task that has waited longest in these queues; None when none waits."""
-        return await self._claim(_CLAIM_NEXT, {"queues": list(queues)}, worker_id)
+    async def claim_next(
+        self, queues: Sequence[str], worker_id: str, tools: Sequence[str] | None = None
+    ) -> Claim | None:
+        """Make `worker_id` the holder of the task that has waited longest in these queues; None when none waits.
+
+        With `tools`, only calls of those: a worker whose code lacks a tool must not take its calls again and again.
+        """
+        which = {"queues": list(queues), "tools": None if tools is None else list(tools)}
+        return await self._claim(_CLAIM_NEXT, which, worker_id)
 
     async def _claim(self, statement: Executable, which: dict[str, Any], worker_id: str) -> Claim | None:
         row = (await self._database.run(statement, {**which, "holder": worker_id})).one_or_none()
@@ -180,10 +206,13 @@ class Attempts:
         )
 
     async def log(self, claim: Claim, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Append log lines (`level`, `logger`, `data` as JSON text), in order."""
-        await self._database.run(
-            insert(logs), [{"task_id": claim.task_id, "attempt": claim.attempt, **line} for line in lines]
-        )
+        """Append log lines (`level`, `logger`, `data` as JSON text), in order. Raises ClaimLost."""
+        async with self._database.transaction() as connection:
+            if (await connection.execute(_HELD, _fence(claim))).one_or_none() is None:
+                raise ClaimLost(claim.task_id, claim.attempt)
+            await connection.execute(
+                insert(logs), [{"task_id": claim.task_id, "attempt": claim.attempt, **line} for line in lines]
+            )
 
     async def suspend(self, claim: Claim, questions: Sequence[Question], status_message: str) -> None:
         """End the attempt with these questions open: the task waits and holds no worker. Raises ClaimLost."""

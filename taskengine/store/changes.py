@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import ARRAY, Text, any_, cast, func, select
 
 from taskengine.errors import StoreUnavailable
 from taskengine.store import channels
@@ -159,10 +159,12 @@ class Changes:
                 await self._look()
             except StoreUnavailable as error:
                 logger.debug("could not look for changes: %s", error)
+            except Exception:  # every waiter of this process counts on it
+                logger.exception("could not look for changes; it is tried again")
 
     async def _look(self) -> None:
         rows = await self._database.run(
-            select(tasks.c.id, tasks.c.updated_at).where(tasks.c.id.in_(list(self._watches)))
+            select(tasks.c.id, tasks.c.updated_at).where(tasks.c.id == any_(cast(list(self._watches), ARRAY(Text))))
         )
         for row in rows:
             task_id, updated_at = row.id, row.updated_at

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import CursorResult, Executable
@@ -18,6 +18,8 @@ from taskengine.errors import StoreUnavailable
 from taskengine.settings import Settings
 
 __all__ = ["Database", "driver_url", "reason", "unavailable"]
+
+_T = TypeVar("_T")
 
 CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 30
@@ -36,8 +38,14 @@ _TO_DO = {
 
 
 def driver_url(url: str) -> URL:
-    """The address for SQLAlchemy's asyncpg dialect; a Unix socket directory may stand in `?host=`."""
-    return make_url(url).set(drivername="postgresql+asyncpg")
+    """The address for SQLAlchemy's asyncpg dialect; a Unix socket directory may stand in `?host=`.
+
+    Other options (`sslmode=require`) are left out, since SQLAlchemy would take each for a keyword of
+    `asyncpg.connect`: give `connect_args={"dsn": url}` as well, and asyncpg reads them.
+    """
+    address = make_url(url)
+    query = {name: value for name, value in address.query.items() if name in {"host", "port"}}
+    return address.set(drivername="postgresql+asyncpg", query=query)
 
 
 def unavailable(error: BaseException) -> bool:
@@ -88,6 +96,7 @@ class Database:
             pool_timeout=POOL_TIMEOUT_S,
             pool_use_lifo=True,
             connect_args={
+                "dsn": self.url,
                 "timeout": CONNECT_TIMEOUT_S,
                 "command_timeout": COMMAND_TIMEOUT_S,
                 "server_settings": {"application_name": "taskengine", "timezone": "UTC"},
@@ -124,6 +133,15 @@ class Database:
         """Several statements that commit together. Raises StoreUnavailable, also from the commit."""
         async with _translated(), self._engine.begin() as connection:
             yield connection
+
+    async def twice(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Do `work`, a transaction, and once more when its connection turns out to have been closed while idle."""
+        try:
+            return await work()
+        except StoreUnavailable as error:
+            if not (isinstance(error.__cause__, DBAPIError) and _was_closed_while_idle(error.__cause__)):
+                raise
+            return await work()
 
     async def close(self) -> None:
         await self._engine.dispose()

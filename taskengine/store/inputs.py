@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import exists, func, select, update
 
+from taskengine.content import clean_text
 from taskengine.errors import TaskNotFound
 from taskengine.lifecycle import Event, sources, target
 from taskengine.records import Doorbell
@@ -29,6 +30,9 @@ class Inputs:
         The first answer to a key wins. When the last open question was answered the next attempt is due, and its
         doorbell is returned. The task's row is locked first, so two last answers cannot both see one left open.
         """
+        return await self._database.twice(lambda: self._answer(task_id, owner, responses))
+
+    async def _answer(self, task_id: str, owner: str, responses: Mapping[str, Mapping[str, Any]]) -> Doorbell | None:
         async with self._database.transaction() as connection:
             locked = await connection.execute(
                 select(tasks.c.id)
@@ -40,6 +44,8 @@ class Inputs:
             waiting = tasks.c.phase.in_(sources(Event.RESUME))
             answered = 0
             for key, response in responses.items():
+                if clean_text(key) != key:  # Postgres refuses it, and no question has such a key
+                    continue
                 stored = await connection.execute(
                     update(inputs)
                     .where(inputs.c.task_id == task_id, inputs.c.key == key, inputs.c.response.is_(None))

@@ -60,7 +60,7 @@ class Listener:
                     logger.info("listening for changes again")
                 failing = False
                 await self._listen(connection)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except Exception as error:  # whatever it is: without this session a worker has no presence
                 if not failing:
                     logger.warning("the session that listens for changes broke (%s)", type(error).__name__)
                 failing = True

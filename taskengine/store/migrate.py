@@ -67,7 +67,7 @@ def _config() -> Config:
 
 
 async def _run(url: str, action: Callable[[Config], None]) -> None:
-    engine = create_async_engine(driver_url(url), poolclass=NullPool, connect_args={"timeout": 5})
+    engine = create_async_engine(driver_url(url), poolclass=NullPool, connect_args={"dsn": url, "timeout": 5})
 
     def migrate(connection: Connection) -> None:
         config = _config()

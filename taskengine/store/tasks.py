@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Delete, Row, Select, bindparam, case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from taskengine.errors import TaskNotFound
-from taskengine.lifecycle import Event, Phase, Status, sources, target
+from taskengine.lifecycle import LONGEST_POLL, Event, Phase, Status, sources, target
 from taskengine.records import Doorbell, NewTask, Question, TaskRecord
 from taskengine.store import channels, retention
 from taskengine.store.database import Database
@@ -17,6 +18,8 @@ from taskengine.store.payload import dump, load
 from taskengine.store.tables import inputs, tasks
 
 __all__ = ["Tasks"]
+
+_LONGEST_POLL_MS = LONGEST_POLL // timedelta(milliseconds=1)
 
 _open_questions = (
     select(
@@ -101,7 +104,7 @@ class Tasks:
             "first": dump(new.first),
             "nonce": new.nonce,
             "ttl_ms": new.ttl_ms,
-            "poll_interval_ms": new.poll_interval_ms,
+            "poll_interval_ms": min(new.poll_interval_ms, _LONGEST_POLL_MS),
         }
         row = (await self._database.run(_CREATE, values)).one_or_none()
         if row is not None:
@@ -123,6 +126,9 @@ class Tasks:
 
     async def cancel(self, task_id: str, owner: str) -> None:
         """The task is cancelled when this returns, unless it had ended before (A-08). Raises TaskNotFound."""
+        await self._database.twice(lambda: self._cancel(task_id, owner))
+
+    async def _cancel(self, task_id: str, owner: str) -> None:
         async with self._database.transaction() as connection:
             held = await connection.execute(
                 select(tasks.c.worker_id)

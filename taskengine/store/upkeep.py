@@ -19,6 +19,9 @@ from taskengine.store.tasks import ending, withdraw
 __all__ = ["Upkeep"]
 
 _SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
+# What these statements compare with is `statement_timestamp`: an index is of no use against `clock_timestamp`, which
+# is another at every row.
+COUNTED = 10_000
 EXTEND_WITHIN_S = 60
 """A live task whose retention ends within this time gets more."""
 
@@ -28,10 +31,12 @@ class Upkeep:
         self._database = database
 
     async def due(self, rung_before_s: float) -> dict[str, int]:
-        """How many tasks of each queue wait for a worker although their doorbell was rung that long ago."""
-        rows = await self._database.run(
-            select(tasks.c.queue, func.count().label("due")).where(*_unheard(rung_before_s)).group_by(tasks.c.queue)
-        )
+        """How many tasks of each queue wait for a worker although their doorbell was rung that long ago.
+
+        It counts at most `COUNTED` of them: beyond that the exact length of a backlog decides nothing.
+        """
+        waiting = select(tasks.c.queue).where(*_unheard(rung_before_s)).limit(COUNTED).subquery()
+        rows = await self._database.run(select(waiting.c.queue, func.count().label("due")).group_by(waiting.c.queue))
         return {row.queue: row.due for row in rows}
 
     async def ring_again(self, queue: str, rung_before_s: float, limit: int) -> list[Doorbell]:
@@ -55,7 +60,7 @@ class Upkeep:
     async def extend(self) -> int:
         """Keep the retention of live tasks ahead of them; how many got more."""
         more = retention.ahead()
-        soon = func.clock_timestamp() + EXTEND_WITHIN_S * _SECOND
+        soon = func.statement_timestamp() + EXTEND_WITHIN_S * _SECOND
         extended = await self._database.run(
             update(tasks)
             .where(tasks.c.phase != Phase.DONE, tasks.c.expires_at < soon, tasks.c.ttl_ms < more["ttl_ms"])
@@ -68,7 +73,7 @@ class Upkeep:
         stale = (
             select(tasks.c.id)
             .where(tasks.c.phase.in_(sources(Event.EXPIRE)))
-            .where(tasks.c.updated_at < func.clock_timestamp() - max_wait_s * _SECOND)
+            .where(tasks.c.updated_at < func.statement_timestamp() - max_wait_s * _SECOND)
             .limit(limit)
             .with_for_update(skip_locked=True)
             .scalar_subquery()
@@ -90,7 +95,7 @@ class Upkeep:
         """Delete one batch of ended tasks whose retention has passed; how many."""
         expired = (
             select(tasks.c.id)
-            .where(tasks.c.phase == Phase.DONE, tasks.c.expires_at < func.clock_timestamp())
+            .where(tasks.c.phase == Phase.DONE, tasks.c.expires_at < func.statement_timestamp())
             .order_by(tasks.c.expires_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -102,5 +107,5 @@ class Upkeep:
 def _unheard(rung_before_s: float) -> tuple[ColumnElement[bool], ...]:
     return (
         tasks.c.phase == Phase.QUEUED,
-        func.coalesce(tasks.c.rung_at, tasks.c.created_at) < func.clock_timestamp() - rung_before_s * _SECOND,
+        func.coalesce(tasks.c.rung_at, tasks.c.created_at) < func.statement_timestamp() - rung_before_s * _SECOND,
     )

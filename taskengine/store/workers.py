@@ -105,7 +105,7 @@ class Workers:
         return [dict(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name for it
 
     async def look(self, lease_s: float) -> bool:
-        """Note since when each worker's presence lock is free; whether `reap` may find anything to do.
+        """Note since when each worker's presence lock is free; whether `reap` would find a dead worker.
 
         The suspicion of a worker that holds its lock again is forgotten.
         """
@@ -122,11 +122,10 @@ class Workers:
         may_be_dead = or_(
             workers.c.lease_until < func.clock_timestamp(), workers.c.suspected_at < func.clock_timestamp() - _SECOND
         )
-        orphan = select(tasks.c.id).where(_orphaned(lease_s)).limit(1)
         found = await self._database.run(
             select(
                 select(func.count()).select_from(looked).scalar_subquery(),
-                or_(exists().where(may_be_dead), orphan.exists()).label("found"),
+                exists().where(may_be_dead).label("found"),
             )
         )
         return bool(found.one().found)

@@ -1,12 +1,13 @@
 """JSON-RPC 2.0 messages: bytes in, checked messages out; results and errors in, bytes out. Pure.
 
 Bodies are UTF-8 JSON without duplicates of meaning: a later member of the same name wins, numbers past 64 bits
-lose precision, nesting is limited to 1,024 levels by the parser. `raw` embeds JSON text that is stored already
-without parsing it again.
+lose precision, and nesting is limited to `MAX_DEPTH` levels. `raw` embeds JSON text that is stored already without
+parsing it again.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
@@ -18,6 +19,7 @@ __all__ = [
     "INTERNAL_ERROR",
     "INVALID_PARAMS",
     "INVALID_REQUEST",
+    "MAX_DEPTH",
     "METHOD_NOT_FOUND",
     "MISSING_CAPABILITY",
     "PARSE_ERROR",
@@ -45,6 +47,9 @@ INTERNAL_ERROR = -32603
 HEADER_MISMATCH = -32020
 MISSING_CAPABILITY = -32021
 UNSUPPORTED_VERSION = -32022
+
+MAX_DEPTH = 200
+"""Levels of a message: as deep as arguments are read, and far from where Python's own readers give up."""
 
 RequestId = str | int
 
@@ -98,6 +103,8 @@ def parse(body: bytes) -> Message:
         raise RpcError(INVALID_REQUEST, "Batches are not supported: send each message in a request of its own")
     if not isinstance(value, dict):
         raise RpcError(INVALID_REQUEST, "A message is a JSON object")
+    if _is_deeper(value, body, MAX_DEPTH):
+        raise _Unreadable.of(value, f"The message is nested more than {MAX_DEPTH} levels deep: send it flatter")
     if value.get("jsonrpc") != "2.0":
         raise _Unreadable.of(value, 'A message has "jsonrpc": "2.0"')
     if "method" not in value and ("result" in value or "error" in value):
@@ -140,8 +147,19 @@ def raw(text: str) -> orjson.Fragment:
 
 
 def dumps(value: Any) -> bytes:
-    """Compact JSON on a single line (C-12)."""
-    return orjson.dumps(value)
+    """Compact JSON on a single line (C-12). Raises TypeError for what has no JSON form.
+
+    Integers past 64 bits and deep nesting, which a tool's schema or error data may hold, take the slower way; `raw`
+    values do not stand beside such.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError as refused:
+        try:
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+            return text.encode()
+        except (ValueError, RecursionError):
+            raise refused from None
 
 
 def result_response(request_id: RequestId, result: Any) -> dict[str, Any]:
@@ -159,6 +177,26 @@ def error_response(request_id: RequestId | None, error: RpcError) -> dict[str, A
 
 def notification(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "method": method, "params": params}
+
+
+def _plain(value: Any) -> Any:
+    """Mappings that are no dicts. Raises TypeError for the rest."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _is_deeper(value: Any, body: bytes, limit: int) -> bool:
+    """Whether containers stand within each other on more than `limit` levels. Most bodies have too few to look."""
+    if body.count(b"{") + body.count(b"[") <= limit:
+        return False
+    level = [value]
+    for _ in range(limit):
+        children = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
+        level = [child for child in children if isinstance(child, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _is_id(value: Any) -> TypeGuard[RequestId]:

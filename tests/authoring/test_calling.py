@@ -102,6 +102,8 @@ async def test_data_of_a_protocol_error_that_is_not_json_is_left_out(colour, cap
     assert "left out" in caplog.text
     large = await outcome(colour, raising(ProtocolError(1, "m" * 10_000, "x" * 10_000)), limit=9_000)
     assert len(large.error or "") < 5_000
+    huge = await outcome(colour, raising(ProtocolError(2**70, "past what JSON carries exactly")))
+    assert json.loads(huge.error or "")["code"] == -32603
     odd = await outcome(colour, raising(ProtocolError("x", "", None)))  # type: ignore[arg-type]
     assert json.loads(odd.error or "") == {"code": -32603, "message": "The tool failed."}
 

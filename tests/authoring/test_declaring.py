@@ -665,3 +665,24 @@ def test_an_optional_header_parameter_needs_a_plain_default():
     def tool(region: Annotated[str | None, Field(json_schema_extra={"x-mcp-header": "Region"})] = None) -> None: ...
 
     assert "default that is not None" in refused(tool, description="d")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"title": "\ud800"}, {"description": "\ud800"}, {"meta": {"a": "\udfff"}}, {"annotations": {"title": "\ud800"}},
+     {"icons": ["\ud800"]}],
+)  # fmt: skip
+def test_what_cannot_be_listed_is_refused_since_it_would_hide_all_tools(options):
+    def fine() -> str:
+        """Do it."""
+        return ""
+
+    with pytest.raises(DeclarationError, match=f"fine: {next(iter(options))} cannot be listed"):
+        make_tool(fine, **options)
+
+
+@pytest.mark.parametrize("option", ["version", "title", "instructions", "website_url"])
+@pytest.mark.parametrize("value", [5, "a\ud800"])
+def test_what_an_engine_says_of_itself_is_text(option, value):
+    with pytest.raises(DeclarationError, match=f"reports: {option} is"):
+        TaskEngine("reports", **{option: value})

@@ -120,7 +120,9 @@ def test_max_tokens_is_a_positive_integer(tokens):
         Sample("Hi", max_tokens=tokens)
 
 
-@pytest.mark.parametrize("url", ["example.org", "ftp://example.org", "https://", "javascript:alert(1)", "/path"])
+@pytest.mark.parametrize(
+    "url", ["example.org", "ftp://example.org", "https://", "javascript:alert(1)", "/path", "http://[::1", 5]
+)
 def test_a_url_is_a_web_address(url):
     with pytest.raises(DeclarationError, match="web address"):
         Url("Go", url)
@@ -137,10 +139,15 @@ def test_a_question_says_what_is_asked(ask):
         ask()
 
 
-@pytest.mark.parametrize("key", ["", "k" * 129, 5])
+@pytest.mark.parametrize("key", ["", "k" * 129, 5, "a\0b", "a\ud800"])
 def test_a_key_is_a_short_text(key):
     with pytest.raises(DeclarationError, match="key"):
         Roots().question(key)
+
+
+def test_a_message_loses_the_nul_that_no_store_takes():
+    for ask in (Form("Delete a\0b?", Person), Url("Delete a\0b?", "https://a.b")):
+        assert ask.question("k").params["message"] == "Delete a\ufffdb?"
 
 
 def test_each_question_needs_its_capability():
@@ -229,6 +236,7 @@ def test_a_good_answer_passes(question, response):
         (ROOTS, {}, "roots"),
         (ROOTS, {"roots": ["file:///a"]}, "uri"),
         (ROOTS, {"roots": [{"uri": "somewhere"}]}, "uri"),
+        (ROOTS, {"roots": [{"uri": "http://[::1"}]}, "uri"),
         (ROOTS, {"roots": [{"uri": "file:///a", "name": 3}]}, "name"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
@@ -11,7 +13,7 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from taskengine.server import create_app
+from taskengine.server import create_app, endpoint
 from taskengine.server.checks import read_accept
 from taskengine.settings import Settings
 from tests.server.peer import BOTH, Hands, Peer, front_end, peer_of, serving
@@ -143,6 +145,21 @@ async def test_a_body_or_headers_past_the_limit_are_refused(settings: Settings, 
         response = await peer.http.post(peer.url, content=chunks(), headers=GOOD)
         assert response.status_code == 413
         assert (await peer.post(b"{}", GOOD | {"x-large": "y" * 40_000})).status == 431
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "BODY_S", 0.1)
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b'{"jsonrpc": "2.0", '
+        await asyncio.sleep(1)
+        yield b'"id": 1}'
+
+    headers = {"content-type": "application/json"}
+    response = await peer.http.post(peer.url, content=half(), headers=headers)
+    assert response.status_code == 408
+    assert "again" in response.json()["error"]["message"]
+    assert (await peer.call("greet")).text == "Hello, you!"
 
 
 async def test_a_session_id_and_last_event_id_are_ignored(peer: Peer) -> None:

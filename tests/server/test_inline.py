@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taskengine.errors import StoreUnavailable
-from taskengine.server import create_app
+from taskengine.server import calls, create_app
 from taskengine.settings import Settings
 from tests.server.peer import EXTENSION, Hands, Peer, accept, form, front_end, methods, peer_of, serving
 from tests.server.tools import engine
@@ -222,15 +222,34 @@ async def test_a_database_that_is_away_for_a_while_is_waited_for(
     assert len(await hands.rows()) == 1
 
 
-class Away:
-    """A method of the store that fails twice before it works."""
+async def test_a_client_whose_call_outlives_the_database_goes_on_with_the_same_task(
+    settings: Settings, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(engine, settings)
+    monkeypatch.setattr(calls, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(calls, "LONGEST_OUTAGE_S", 0.0)
+    async with front_end(app) as running, peer_of(running) as peer:
+        tasks = app.state.service.store.tasks
+        monkeypatch.setattr(tasks, "get", Away(tasks.get, times=3))
+        reply = await peer.call("job", {"n": 5})
+        assert reply.result["resultType"] == "input_required"
+        monkeypatch.undo()
+        resumed = asyncio.create_task(peer.call("job", {"n": 5}, requestState=reply.result["requestState"]))
+        await hands.run(engine)
+        assert (await resumed).text == "did 5"
+    assert len(await hands.rows()) == 1
 
-    def __init__(self, method: Any) -> None:
+
+class Away:
+    """A method of the store that fails some times before it works."""
+
+    def __init__(self, method: Any, times: int = 2) -> None:
         self.method = method
+        self.times = times
         self.refused = 0
 
     async def __call__(self, *args: Any) -> Any:
-        if self.refused < 2:
+        if self.refused < self.times:
             self.refused += 1
             raise StoreUnavailable("ConnectionRefusedError")
         return await self.method(*args)

@@ -113,6 +113,12 @@ async def test_a_subscription_to_ended_or_unknown_tasks_ends_at_once(peer: Peer,
         await ended(stream)
 
 
+async def test_an_id_that_no_task_can_have_is_left_out_like_an_unknown_one(peer: Peer) -> None:
+    async with peer.stream("subscriptions/listen", {"notifications": {"taskIds": ["a\0b", "x" * 10_000]}}) as stream:
+        assert (await stream.next())["params"]["notifications"] == {"taskIds": []}
+        assert (await stream.next())["result"]["resultType"] == "complete"
+
+
 async def test_closing_the_stream_leaves_the_task_alone(peer: Peer, hands: Hands) -> None:
     task_id = await begun(peer)
     async with listening(peer, taskIds=[task_id]) as stream:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr, field_validator
 from sqlalchemy import text
 
+from taskengine import Context, Form, TaskEngine
 from taskengine.records import Doorbell
 from taskengine.server import create_app
 from taskengine.settings import Settings
@@ -18,6 +20,17 @@ from tests.server.peer import EXTENSION, Hands, Peer, accept, form, front_end, p
 from tests.server.tools import engine
 
 FORMS: dict[str, Any] = {"elicitation": {}}
+
+
+class Even(BaseModel):
+    n: int
+
+    @field_validator("n")
+    @classmethod
+    def is_even(cls, n: int) -> int:
+        if n % 2:
+            raise ValueError("must be even")
+        return n
 
 
 async def begun(peer: Peer, tool: str = "report", **rest: Any) -> str:
@@ -95,6 +108,16 @@ async def test_a_failed_task_carries_the_error(peer: Peer, hands: Hands) -> None
     assert "result" not in task
 
 
+async def test_an_error_with_numbers_or_nesting_past_what_others_take_can_be_read(peer: Peer, hands: Hands) -> None:
+    deep: list[Any] = []
+    for _ in range(400):
+        deep = [deep]
+    for data in ({"n": 2**70}, deep):
+        task_id = await begun(peer)
+        await hands.fail(await hands.take(), 1234, "Not today", data)
+        assert (await peer.get(task_id)).result["error"]["data"] == data
+
+
 async def test_progress_shows_in_the_status_message_and_moves_the_time(peer: Peer, hands: Hands) -> None:
     task_id = await begun(peer, meta={"progressToken": 1})
     claim = await hands.take()
@@ -106,9 +129,13 @@ async def test_progress_shows_in_the_status_message_and_moves_the_time(peer: Pee
     assert after["createdAt"] == before["createdAt"]
 
 
-@pytest.mark.parametrize("task_id", ["tsk_unknown", "", "x" * 500, "tsk_1'; --", "ü"])
+def base64_value(text: str) -> str:
+    return f"=?base64?{base64.b64encode(text.encode()).decode()}?="
+
+
+@pytest.mark.parametrize("task_id", ["tsk_unknown", "", "x" * 500, "tsk_1'; --", "ü", "tsk_\0"])
 async def test_an_unknown_task_is_one_error_with_one_message(peer: Peer, task_id: str) -> None:
-    encoded = {} if task_id.isascii() else {"mcp-name": "=?base64?w7w=?="}
+    encoded = {} if task_id.isprintable() and task_id.isascii() else {"mcp-name": base64_value(task_id)}
     replies = [
         await peer.get(task_id, headers=encoded),
         await peer.update(task_id, {}, headers=encoded),
@@ -314,6 +341,53 @@ async def test_what_is_asked_first_needs_its_capabilities_and_fitting_answers(pe
     reply = await peer.call("asked_inline", {"x": 1}, tasks=True, capabilities=FORMS)
     assert reply.result["isError"] is True, "arguments are checked before anything is asked"
     assert await hands.rows() == []
+
+
+async def test_an_answer_that_its_model_refuses_makes_no_task(settings: Settings, hands: Hands) -> None:
+    picky = TaskEngine("picky")
+
+    @picky.tool(ask_first={"number": Form("Which?", Even)})
+    async def halve(ctx: Context) -> int:
+        """Halve a number."""
+        return int(ctx.first["number"].data.n) // 2
+
+    async with serving(picky, settings) as peer:
+        asked = await peer.call("halve", tasks=True, capabilities=FORMS)
+        state = asked.result["requestState"]
+        refused = await peer.call(
+            "halve", tasks=True, capabilities=FORMS, requestState=state, inputResponses={"number": accept(n=3)}
+        )
+        assert refused.refused == (400, -32602)
+        assert "must be even" in refused.error["message"]
+        assert await hands.rows() == []
+        made = await peer.call(
+            "halve", tasks=True, capabilities=FORMS, requestState=state, inputResponses={"number": accept(n=4)}
+        )
+        assert made.result["resultType"] == "task"
+
+
+async def test_a_state_outlives_no_task_it_may_have_made(
+    settings: Settings, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the task is swept, the same state would make a second one."""
+    engine = TaskEngine("brief")
+
+    @engine.tool(ttl="1s", ask_first={"number": Form("Which?", Even)})
+    async def halve(ctx: Context) -> int:
+        """Halve a number."""
+        return int(ctx.first["number"].data.n) // 2
+
+    async with serving(engine, settings) as peer:
+        asked = await peer.call("halve", tasks=True, capabilities=FORMS)
+        answered = {"requestState": asked.result["requestState"], "inputResponses": {"number": accept(n=4)}}
+        now = time.time
+        with monkeypatch.context() as clock:
+            clock.setattr(time, "time", lambda: now() + 5)
+            late = await peer.call("halve", tasks=True, capabilities=FORMS, **answered)
+        assert late.refused == (400, -32602)
+        assert await hands.rows() == []
+        in_time = await peer.call("halve", tasks=True, capabilities=FORMS, **answered)
+        assert in_time.result["resultType"] == "task"
 
 
 async def test_answers_without_state_begin_the_call_at_once(peer: Peer, hands: Hands) -> None:

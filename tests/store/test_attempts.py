@@ -154,3 +154,45 @@ async def test_log_lines_are_kept_with_the_task(store: Store, database_url: str)
     await store.attempts.log(claim, [{"level": "info", "logger": None, "data": json.dumps("started")}])
     rows = await execute(database_url, "SELECT attempt, level, data FROM logs WHERE task_id = $1", claim.task_id)
     assert [tuple(row) for row in rows] == [(1, "info", '"started"')]
+
+
+async def test_log_lines_of_a_superseded_attempt_are_refused(store: Store, database_url: str) -> None:
+    late = await claimed(store)
+    again = await take(store, await store.attempts.release(late))
+    assert again is not None
+    line = {"level": "info", "logger": None, "data": "1"}
+    with pytest.raises(ClaimLost):
+        await store.attempts.log(late, [line])
+    await store.attempts.log(again, [line, line])
+    assert [row["attempt"] for row in await execute(database_url, "SELECT attempt FROM logs")] == [2, 2]
+
+
+async def test_a_free_slot_takes_only_calls_of_tools_it_has(store: Store) -> None:
+    foreign, own = await stored(store, tool="newer"), await stored(store)
+    await worker(store, "w1")
+    claims = [await store.attempts.claim_next(["default"], "w1", ["count", "add"]) for _ in range(2)]
+    assert [claim and claim.task_id for claim in claims] == [own.task_id, None]
+    assert (await store.tasks.get(foreign.task_id, OWNER)).attempt == 0
+
+
+async def test_a_free_slot_does_not_read_the_whole_backlog(store: Store, database_url: str) -> None:
+    first = await stored(store)
+    copies = "INSERT INTO tasks SELECT (jsonb_populate_record(t, jsonb_build_object({}))).* FROM tasks t, n"
+    numbers = "WITH n AS (SELECT generate_series(1, 5000) n) "
+    changes = "'id', 'c' || n, 'queue', CASE WHEN n % 2 = 0 THEN 'default' ELSE 'default.sync' END, 'created_at', now()"
+    await execute(database_url, numbers + copies.format(changes))
+    await execute(database_url, "ANALYZE tasks")
+    await worker(store, "w1")
+    claim = await store.attempts.claim_next(["default", "default.sync"], "w1", ["count"])
+    assert claim is not None
+    assert claim.task_id == first.task_id
+    await store.close()  # a session that ends reports what it read
+    async with asyncio.timeout(10):
+        while not (read := await _rows_read(database_url, "ix_tasks_due")):
+            await asyncio.sleep(0.05)
+    assert read < 20
+
+
+async def _rows_read(url: str, index: str) -> int:
+    statement = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = $1"
+    return int((await execute(url, statement, index))[0][0])

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from taskengine.records import Claim
 from taskengine.store import Store
-from tests.store.calls import RESULT, claimed
+from tests.store.calls import RESULT, claimed, stored
 from tests.store.sql import execute
 
 
@@ -55,3 +57,22 @@ async def test_all_processes_hear_that_the_list_of_tools_changed(store: Store) -
             if heard:
                 break
         assert heard
+
+
+async def test_looking_for_changes_goes_on_after_an_error_of_any_kind(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, looks = store.changes._look, 0
+
+    async def fail_once() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise RuntimeError("something nobody thought of")
+        await look()
+
+    monkeypatch.setattr(store.changes, "_look", fail_once)
+    bell = await stored(store)
+    async with asyncio.timeout(10), store.changes.watch([bell.task_id]):
+        while looks < 2:
+            await asyncio.sleep(0.05)

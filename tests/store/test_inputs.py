@@ -61,3 +61,11 @@ async def test_unknown_keys_and_ended_tasks_are_ignored(store: Store) -> None:
     await store.attempts.suspend(claim, [question("a")], "Waiting")
     await store.tasks.cancel(claim.task_id, OWNER)
     assert await store.inputs.answer(claim.task_id, OWNER, {"a": YES}) is None
+
+
+@pytest.mark.parametrize("key", ["na\x00me", "\ud800"])
+async def test_a_key_that_postgres_cannot_hold_is_ignored_as_any_unknown_one(store: Store, key: str) -> None:
+    claim = await claimed(store)
+    await store.attempts.suspend(claim, [question()], "Waiting")
+    assert await store.inputs.answer(claim.task_id, OWNER, {key: {"action": "accept"}}) is None
+    assert len((await store.tasks.get(claim.task_id, OWNER)).open_questions) == 1

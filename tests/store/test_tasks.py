@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from pydantic import SecretStr
 
 from taskengine.errors import TaskNotFound
 from taskengine.lifecycle import Phase, Status
-from taskengine.store import Store
+from taskengine.settings import Settings
+from taskengine.store import Store, migrate
 from tests.store.calls import OWNER, RESULT, claimed, new_task, question, stored, take
 from tests.store.sql import execute
 
@@ -80,3 +84,18 @@ async def test_cancel_of_an_ended_task_changes_nothing(store: Store) -> None:
     await store.tasks.cancel(claim.task_id, OWNER)
     after = await store.tasks.get(claim.task_id, OWNER)
     assert (after.status, after.result, after.updated_at) == (Status.COMPLETED, RESULT, before.updated_at)
+
+
+async def test_a_poll_interval_of_months_is_stored_as_the_longest_there_is(store: Store) -> None:
+    record, _ = await store.tasks.create(new_task(poll_interval_ms=90 * 86_400_000))
+    assert record.poll_interval_ms == 30_000
+
+
+async def test_options_in_the_address_are_understood(database_url: str) -> None:
+    url = f"{database_url}{'&' if '?' in database_url else '?'}sslmode=prefer&application_name=ours"
+    opened = await Store.open(Settings(database_url=SecretStr(url)))
+    try:
+        await opened.health()
+    finally:
+        await opened.close()
+    await asyncio.to_thread(migrate.upgrade, url)

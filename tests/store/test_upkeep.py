@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 from taskengine.lifecycle import Status
@@ -69,3 +70,22 @@ async def test_a_task_nobody_answers_fails_after_the_longest_retention(store: St
     assert await store.upkeep.expire(timedelta(days=30).total_seconds(), EXPIRED) == 1
     assert (await store.tasks.get(claim.task_id, OWNER)).error == EXPIRED
     assert (await store.tasks.get(other.task_id, OWNER)).status is Status.INPUT_REQUIRED
+
+
+async def test_the_sweep_reads_only_what_has_expired(store: Store, database_url: str) -> None:
+    claim = await claimed(store)
+    await store.attempts.complete(claim, RESULT, is_error=False, status_message="Completed")
+    await execute(
+        database_url,
+        "INSERT INTO tasks SELECT (jsonb_populate_record(t, jsonb_build_object('id', 'c' || n))).*"
+        " FROM tasks t, generate_series(1, 5000) n",
+    )
+    await execute(database_url, "UPDATE tasks SET expires_at = now() - interval '1 second' WHERE id = 'c7'")
+    await execute(database_url, "ANALYZE tasks")
+    assert await store.upkeep.sweep() == 1
+    await store.close()  # a session that ends reports what it read
+    statement = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'ix_tasks_sweep'"
+    async with asyncio.timeout(10):
+        while not (read := (await execute(database_url, statement))[0][0]):
+            await asyncio.sleep(0.05)
+    assert read < 20

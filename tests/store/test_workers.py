@@ -80,7 +80,6 @@ async def test_a_task_held_by_an_unregistered_worker_is_due_again(store: Store, 
     claim = await claimed(store, "gone")
     await store.workers.leave("gone")
     await execute(database_url, "UPDATE tasks SET claimed_at = now() - interval '1 minute'")
-    assert await store.workers.look(LEASE_S)
     reaped = await store.workers.reap(LEASE_S, 3, LOST)
     assert [bell.task_id for bell in reaped.doorbells] == [claim.task_id]
     assert (await store.tasks.get(claim.task_id, OWNER)).phase is Phase.QUEUED

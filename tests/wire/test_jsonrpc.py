@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from types import MappingProxyType
+
 import pytest
 
 from taskengine.wire.jsonrpc import (
+    MAX_DEPTH,
     Notification,
     Request,
     Response,
@@ -51,6 +55,32 @@ def test_what_is_not_json_is_a_parse_error_without_id(body: bytes) -> None:
 @pytest.mark.parametrize("body", [b"[]", b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', b"1", b'"x"', b"null"])
 def test_a_batch_and_what_is_no_object_are_invalid(body: bytes) -> None:
     assert refused(body).code == -32600
+
+
+def test_a_message_nested_too_deeply_is_refused_with_its_id() -> None:
+    def nested(levels: int) -> bytes:
+        return f'{{"jsonrpc":"2.0","id":7,"method":"m","params":{{"a":{"[" * levels}{"]" * levels}}}}}'.encode()
+
+    assert parse(nested(MAX_DEPTH - 2)) == parse(nested(MAX_DEPTH - 2))
+    error = refused(nested(MAX_DEPTH - 1))
+    assert (error.code, id_of(error)) == (-32600, 7)
+    assert str(MAX_DEPTH) in error.message
+    wide = b'{"jsonrpc":"2.0","id":7,"method":"m","params":{"a":[' + b"[]," * 5000 + b"[]]}}"
+    assert isinstance(parse(wide), Request)
+
+
+def test_numbers_past_64_bits_and_deep_nesting_are_written() -> None:
+    deep: list[object] = []
+    for _ in range(400):
+        deep = [deep]
+    value = {"n": 2**70, "deep": deep, "mapping": MappingProxyType({"a": 1}), "ü": "ü"}
+    assert json.loads(dumps(value)) == {**value, "mapping": {"a": 1}}
+
+
+@pytest.mark.parametrize("value", [{"n": 2**70, "x": object()}, {"n": 2**70, "x": float("nan")}, "\ud800", {1j: 1}])
+def test_what_has_no_json_form_is_one_kind_of_error(value: object) -> None:
+    with pytest.raises(TypeError):
+        dumps(value)
 
 
 def test_an_invalid_message_with_a_readable_id_is_answered_with_it() -> None:

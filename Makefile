@@ -1,0 +1,55 @@
+# `make` lists the targets. Needs python3.11 with venv, git and make; `make conformance` needs npm as well.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TESTS ?= tests
+LOCK := uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --quiet pyproject.toml
+
+.PHONY: help setup demo test check format conformance bench docs lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv with everything, at the versions of constraints.txt
+
+demo: $(READY) ## run a real job on real input: audits Python's standard library as a durable task
+	@$(BIN)/taskengine demo
+
+test: $(READY) ## run the tests (TESTS=tests/store for some of them)
+	$(BIN)/pytest -n 2 $(TESTS)
+
+check: $(READY) ## lint, formatting and strict types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+conformance: $(READY) ## run the official conformance suite against conformance/tools.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" conformance/run
+
+bench: $(READY) ## measure beside FastMCP's tasks extension; writes docs/performance.md
+	$(BIN)/python -m benchmarks.compare --write docs/performance.md
+
+docs: $(READY) ## make docs/settings.md again
+	$(BIN)/taskengine settings --markdown > docs/settings.md
+
+lock: ## make constraints.txt and workers/requirements.txt again from pyproject.toml (needs uv)
+	{ sed '/^#/!Q' constraints.txt; $(LOCK) --all-extras --group build --group test --group check; } > lock.new
+	mv lock.new constraints.txt
+	{ sed '/^#/!Q' workers/requirements.txt; $(LOCK) --constraint constraints.txt --no-annotate; } > lock.new
+	mv lock.new workers/requirements.txt
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
+
+# Hashes are checked for every package; the build backend is one of them, so nothing else is fetched.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,89 @@
+"""The lease of a worker process when renewing it goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from taskengine.execution.heartbeat import Heartbeat
+from taskengine.settings import Settings
+from taskengine.store import Store
+from taskengine.store.workers import Workers
+
+LEASE = timedelta(seconds=3)
+
+
+class _Heart:
+    def __init__(self) -> None:
+        self.fenced = threading.Event()
+
+    def running(self) -> frozenset[tuple[str, int]]:
+        return frozenset()
+
+    def busy_with(self) -> str:
+        return "-"
+
+    def taken_away(self, attempts: frozenset[tuple[str, int]]) -> None: ...
+
+    def fence(self) -> None:
+        self.fenced.set()
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        call()
+
+
+@pytest.fixture
+def heart() -> _Heart:
+    return _Heart()
+
+
+@pytest.fixture
+def heartbeat(settings: Settings, heart: _Heart) -> Iterator[Heartbeat]:
+    beating = Heartbeat(settings.model_copy(update={"lease": LEASE}), ("default",), heart)
+    beating.start()
+    assert beating.wait_ready(20)
+    yield beating
+    beating.stop()
+
+
+async def test_the_heartbeat_goes_on_after_an_error_of_any_kind(
+    heartbeat: Heartbeat, heart: _Heart, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renew, failed = Workers.renew, threading.Event()
+
+    async def fail_once(self: Workers, worker_id: str, lease_s: float) -> bool:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("something nobody thought of")
+        return await renew(self, worker_id, lease_s)
+
+    monkeypatch.setattr(Workers, "renew", fail_once)
+    assert await asyncio.to_thread(failed.wait, 10)
+    await asyncio.sleep(LEASE.total_seconds())
+    assert not heart.fenced.is_set()
+    assert [each["id"] for each in await store.workers.alive()] == [heartbeat.worker_id]
+
+
+async def test_everything_is_stopped_before_the_lease_ends_although_renewals_hang(
+    heartbeat: Heartbeat, heart: _Heart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = threading.Event()
+
+    async def hang(*_: Any) -> bool:
+        hung.set()
+        await asyncio.sleep(60)
+        return True
+
+    monkeypatch.setattr(Workers, "renew", hang)
+    assert await asyncio.to_thread(hung.wait, 10)
+    began = time.monotonic()  # a fifth of the lease, or less, after the last renewal
+    assert await asyncio.to_thread(heart.fenced.wait, 10)
+    assert time.monotonic() - began < 0.75 * LEASE.total_seconds()
+    monkeypatch.undo()
+    assert await asyncio.to_thread(heartbeat.wait_ready, 10)
