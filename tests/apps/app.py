@@ -50,7 +50,7 @@ def add_sync(a: int, b: int, ctx: SyncContext) -> Sum:
     return Sum(total=a + b, attempt=ctx.attempt)
 
 
-@engine.tool()
+@engine.tool(quick_wait="10s")
 async def quick(text: str) -> str:
     """Return the text at once."""
     return text
