@@ -32,6 +32,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / ".cache" / "bench-peer"
 DONE = {"completed", "failed", "cancelled"}
 POLL_S = 0.001
+SETTLE_S = 1.0
+PAGE = """# Performance
+
+Made by `make bench`: taskengine and the strongest peer in one run, on the same embedded services (PostgreSQL for us,
+Valkey for both), rounds in turn, the load generator on the same cores. `python -m benchmarks.load` shows what the load
+generator can do by itself. What to read is the ratio; absolute figures belong to the machine.
+"""
 CONNECTIONS = 16
 BURST, BURST_CONNECTIONS = 1500, 32
 
@@ -121,7 +128,11 @@ async def polls(url: str, seconds: float) -> float:
 async def creates(url: str, seconds: float) -> float:
     """Calls accepted as tasks a second, 16 connections."""
     message = request(url, "tools/call", "nothing", {"name": "nothing", "arguments": {}})
-    return (await run(url, CONNECTIONS, seconds, lambda each: each.send(message))).rate
+    accepted = await run(url, CONNECTIONS, seconds, lambda each: each.send(message))
+    async with _connection(url) as connection:  # what was accepted must not weigh on the next measure
+        await _to_the_end(url, connection)
+    await asyncio.sleep(SETTLE_S)
+    return accepted.rate
 
 
 async def lone(url: str, seconds: float) -> float:
@@ -250,7 +261,7 @@ def main() -> None:
     table = f"{_table(sides, figures)}\n\n{note}"
     print(f"\n{table}")
     if options.write is not None:
-        options.write.write_text(f"{table}\n")
+        options.write.write_text(f"{PAGE}\n{table}\n")
 
 
 if __name__ == "__main__":
