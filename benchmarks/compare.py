@@ -194,7 +194,7 @@ def _sides(database_url: str, broker_url: str) -> tuple[Side, Side]:
             ours_env | {"TASKENGINE_LOG_LEVEL": "warning"},
         ),
         Side(
-            "FastMCP tasks 4.1.2 on Redis",
+            "FastMCP tasks 4.1.2 on Valkey",
             "http://127.0.0.1:8932/mcp",
             (
                 (peer, "-m", "uvicorn", "--log-level", "warning", "--port", "8932", "benchmarks.peer:app"),
