@@ -17,6 +17,7 @@ __all__ = [
     "InvalidArguments",
     "MissingCapability",
     "ProtocolError",
+    "Refused",
     "ReplayMismatch",
     "ResultError",
     "SettingsError",
@@ -43,6 +44,20 @@ class SettingsError(EngineError):
 
 class ToolError(EngineError):
     """Raised by a tool: the call ends with an `isError` result whose text is this message (X-TOOL-22)."""
+
+
+class Refused(ToolError):
+    """The client answered a question with an error, for example because its user said no (L-SAMP-12).
+
+    Raised where the tool asked; if it is not caught, the call ends with an `isError` result that says so.
+    """
+
+    def __init__(self, key: str, code: int, message: str) -> None:
+        super().__init__(key, code, message)
+        self.key, self.code, self.message = key, code, message
+
+    def __str__(self) -> str:
+        return f"The client refused: {self.message} ({self.code})"
 
 
 class ProtocolError(EngineError):

@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Host", "Port", "Target", "bad", "complain", "good", "note", "out"]
+__all__ = ["Host", "Port", "Target", "bad", "complain", "err", "good", "note", "out"]
 
 out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Target = Annotated[
     str,
@@ -28,7 +28,7 @@ Port = Annotated[
 def complain(text: str) -> None:
     """Each line of `text` as an error."""
     for line in text.splitlines():
-        _err.print(Text.assemble(("error: ", "bold red"), line))
+        err.print(Text.assemble(("error: ", "bold red"), line))
 
 
 def good(text: str) -> None:

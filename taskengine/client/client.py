@@ -1,44 +1,56 @@
-"""Calls, whatever shape their answer takes: at once, after questions, or as a task that is polled to its end."""
+"""Calls, whatever shape their answer takes: at once, after questions, or as a task that is followed to its end."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Self
 
 import httpx2
 
-from taskengine.client.results import Outcome, Progress, Remote, RemoteError, ServerUnreachable, questions_of
+from taskengine.client.handle import OnProgress, OnQuestion, Task, answers_to, follow, tell
+from taskengine.client.listening import Listener
+from taskengine.client.results import (
+    Outcome,
+    Progress,
+    QuestionFirst,
+    Remote,
+    RemoteError,
+    ServerUnreachable,
+    questions_of,
+)
 from taskengine.client.transport import OnNotification, Transport, header_value
 from taskengine.lifecycle import Status
-from taskengine.records import Question
 
-__all__ = ["Client", "OnProgress", "OnQuestion"]
+__all__ = ["Auth", "Client"]
 
 TASKS = "io.modelcontextprotocol/tasks"
 HEADER_MISMATCH = -32020
 INTERNAL_ERROR = -32603
 """What a front end answers while its database is away."""
 
-OnProgress = Callable[[Progress], Awaitable[None] | None]
-OnQuestion = Callable[[Question], Awaitable[Mapping[str, Any]] | Mapping[str, Any]]
-"""Answers with an `ElicitResult` ({"action": "accept", "content": {…}}), `CreateMessageResult` or `ListRootsResult`.
-"""
+Auth = str | Callable[[], str | Awaitable[str]]
+"""A bearer token, or what gives one; it is asked before each request, so it may renew the token."""
 
 
 class Client:
     """One server. `capabilities` is what questions may be asked; default: form elicitation for calls that have an
-    `on_question`. With `tasks=False` the client does not declare the tasks extension.
+    `on_question`, and for those handed in with `submit`. With `tasks=False` the client does not declare the tasks
+    extension.
 
-    While a task is watched the server may be away for `patience` (a restart, a deploy): polling goes on.
+    While a task is watched the server may be away for `patience` (a restart, a deploy): the watching goes on. A task
+    that is at work for longer than `listen_after` is followed by a stream where the server has one, and polled at
+    the interval it suggests where not.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        auth: Auth | None = None,
         capabilities: Mapping[str, Any] | None = None,
         tasks: bool = True,
         headers: Mapping[str, str] | None = None,
@@ -46,8 +58,10 @@ class Client:
         name: str = "taskengine",
         version: str = "0",
         patience: timedelta = timedelta(minutes=1),
+        listen_after: timedelta = timedelta(seconds=1),
     ) -> None:
         self.url = url
+        self._auth = auth
         self._capabilities = capabilities
         self._tasks = tasks
         self._headers = dict(headers or {})
@@ -56,6 +70,7 @@ class Client:
         http = http or httpx2.AsyncClient(timeout=httpx2.Timeout(10, read=120))
         self._transport = Transport(url, http, {"name": name, "version": version})
         self._parameters: dict[str, dict[tuple[str, ...], str]] | None = None
+        self._listener = Listener(self.request, listen_after)
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -96,27 +111,36 @@ class Client:
         own error is an outcome with `is_error`. Raises RemoteError and ServerUnreachable. Giving up on the coroutine
         does not cancel a task: see `cancel`.
         """
-        params: dict[str, Any] = {"name": name, "arguments": dict(arguments or {})}
-        answers: dict[str, Any] = {}
-        while True:
-            result = await self._call_once(name, params | answers, on_progress, on_question)
-            match result.get("resultType", "complete"):
-                case "task":
-                    task = Remote.parse(result)
-                    if on_task is not None:
-                        on_task(task)
-                    return await self.wait(task.id, after=task, on_progress=on_progress, on_question=on_question)
-                case "input_required":
-                    questions = questions_of(result)
-                    if questions and on_question is None:
-                        return Outcome(Status.INPUT_REQUIRED, {}, questions=questions)
-                    if not questions:  # the server only asks for a little time (M-MRTR-21)
-                        await asyncio.sleep(1)
-                    answers = {} if on_question is None else {"inputResponses": await _answers(questions, on_question)}
-                    if "requestState" in result:  # M-MRTR-22: as it came, and only on the retry
-                        answers["requestState"] = result["requestState"]
-                case _:
-                    return Outcome(Status.COMPLETED, result)
+        asking: dict[str, Any] = {"elicitation": {}} if on_question is not None else {}
+        begun = await self._begin(name, arguments, asking, on_progress, on_question)
+        if isinstance(begun, Outcome):
+            return begun
+        if on_task is not None:
+            on_task(begun)
+        return await self.wait(begun.id, after=begun, on_progress=on_progress, on_question=on_question)
+
+    async def submit(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+        on_question: OnQuestion | None = None,
+    ) -> Task:
+        """Hand the call in; the task, which goes on by itself. A call that was quick is a task that has ended, and
+        has no id. `on_question` answers what the tool asks before it begins. Raises QuestionFirst without it,
+        RemoteError and ServerUnreachable.
+        """
+        begun = await self._begin(name, arguments, {"elicitation": {}}, on_progress, on_question)
+        if isinstance(begun, Remote):
+            return Task(self, begun.id, begun)
+        if begun.questions:
+            raise QuestionFirst(name, begun.questions)
+        return Task(self, None, Remote.ended(begun))
+
+    def task(self, task_id: str) -> Task:
+        """The task of that id, which any process of the same caller may have begun. Nothing is asked yet."""
+        return Task(self, task_id)
 
     async def wait(
         self,
@@ -126,28 +150,32 @@ class Client:
         on_progress: OnProgress | None = None,
         on_question: OnQuestion | None = None,
     ) -> Outcome:
-        """Poll at the server's interval until the task ends, answering what it asks (M-TASK-76, M-TASK-78).
+        """See the task to its end, answering what it asks (M-TASK-78).
 
         Raises RemoteError when the task failed or is not known.
         """
+        return await follow(self, self.changes(task_id, after=after), on_progress, on_question)
+
+    async def changes(self, task_id: str, *, after: Remote | None = None) -> AsyncIterator[Remote]:
+        """The task as often as it may have changed, ending with its last state: by a stream where there is one, and
+        else by polls at the server's interval (M-TASK-76). Raises RemoteError and ServerUnreachable."""
         task = after
-        answered: set[str] = set()
+        began = time.monotonic()
         while task is None or not task.terminal:
             if task is not None:
-                await asyncio.sleep(task.poll_interval.total_seconds())
+                pause_s, due_in_s = task.poll_interval.total_seconds(), self._listener.due_in_s(began)
+                heard = False
+                if due_in_s <= pause_s:
+                    await asyncio.sleep(due_in_s)
+                    async for task in self._listener.hear(task_id):
+                        heard = True
+                        yield task
+                        if task.terminal:
+                            return
+                if not heard:
+                    await asyncio.sleep(pause_s)
             task = await self._patiently(task_id)
-            if task.message is not None and task.status is Status.WORKING:
-                await _tell(on_progress, Progress(task.message))
-            open_questions = [question for question in task.questions if question.key not in answered]
-            if open_questions and on_question is None:
-                return Outcome(Status.INPUT_REQUIRED, {}, task_id, task.questions)
-            for question in open_questions:
-                assert on_question is not None
-                await self.answer(task_id, await _answers((question,), on_question))
-                answered.add(question.key)
-        if task.error is not None:
-            raise RemoteError(task.error["code"], task.error["message"], task.error.get("data"), task_id)
-        return Outcome(task.status, task.result or {}, task_id)
+            yield task
 
     async def get(self, task_id: str) -> Remote:
         """The task now. Raises RemoteError when it is unknown or has expired."""
@@ -175,28 +203,62 @@ class Client:
         declared = dict(self._capabilities or {} if capabilities is None else capabilities)
         if self._tasks:
             declared["extensions"] = {**declared.get("extensions", {}), TASKS: {}}
-        return await self._transport.request(
+        result = await self._transport.request(
             method,
             params,
             capabilities=declared,
             meta=meta,
-            headers=self._headers | dict(headers or {}),
+            headers=self._headers | await self._authorization() | dict(headers or {}),
             on_notification=on_notification,
         )
+        if result.get("resultType") == "task" and method != "tools/call":
+            raise ServerUnreachable(self.url, f"a task is no answer to {method}")  # M-TASK-75
+        return result
 
-    async def _call_once(
+    async def _authorization(self) -> dict[str, str]:
+        if self._auth is None:
+            return {}
+        token = self._auth if isinstance(self._auth, str) else self._auth()
+        return {"Authorization": f"Bearer {await token if inspect.isawaitable(token) else token}"}
+
+    async def _begin(
         self,
         name: str,
-        params: Mapping[str, Any],
+        arguments: Mapping[str, Any] | None,
+        asking: Mapping[str, Any],
         on_progress: OnProgress | None,
         on_question: OnQuestion | None,
+    ) -> Remote | Outcome:
+        """The task that the call became, or its outcome; all rounds of questions before it are behind it."""
+        params: dict[str, Any] = {"name": name, "arguments": dict(arguments or {})}
+        answers: dict[str, Any] = {}
+        while True:
+            result = await self._call_once(name, params | answers, asking, on_progress)
+            match result.get("resultType", "complete"):
+                case "task":
+                    return Remote.parse(result)
+                case "input_required":
+                    questions = questions_of(result)
+                    if questions and on_question is None:
+                        return Outcome(Status.INPUT_REQUIRED, {}, questions=questions)
+                    if not questions:  # the server only asks for a little time (M-MRTR-21)
+                        await asyncio.sleep(1)
+                    answers = {}
+                    if on_question is not None:
+                        answers = {"inputResponses": await answers_to(questions, on_question)}
+                    if "requestState" in result:  # M-MRTR-22: as it came, and only on the retry
+                        answers["requestState"] = result["requestState"]
+                case _:
+                    return Outcome(Status.COMPLETED, result)
+
+    async def _call_once(
+        self, name: str, params: Mapping[str, Any], asking: Mapping[str, Any], on_progress: OnProgress | None
     ) -> dict[str, Any]:
         async def notified(method: str, notification: Mapping[str, Any]) -> None:
             if method == "notifications/progress":
                 progress = Progress(notification.get("message"), notification["progress"], notification.get("total"))
-                await _tell(on_progress, progress)
+                await tell(on_progress, progress)
 
-        asking: dict[str, Any] = {"elicitation": {}} if on_question is not None else {}
         capabilities = asking if self._capabilities is None else self._capabilities
         meta = {"progressToken": f"{name}-{time.monotonic_ns()}"} if on_progress is not None else None
 
@@ -228,21 +290,6 @@ class Client:
                     raise
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 2.0)
-
-
-async def _answers(questions: tuple[Question, ...], on_question: OnQuestion) -> dict[str, Any]:
-    answers: dict[str, Any] = {}
-    for question in questions:
-        answer = on_question(question)
-        answers[question.key] = dict(answer if isinstance(answer, Mapping) else await answer)
-    return answers
-
-
-async def _tell(on_progress: OnProgress | None, progress: Progress) -> None:
-    if on_progress is not None:
-        told = on_progress(progress)
-        if told is not None:
-            await told
 
 
 def _header_parameters(schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:

@@ -11,7 +11,15 @@ from taskengine.errors import EngineError
 from taskengine.lifecycle import TERMINAL, Status
 from taskengine.records import Question
 
-__all__ = ["Outcome", "Progress", "Remote", "RemoteError", "ServerUnreachable", "questions_of"]
+__all__ = [
+    "Outcome",
+    "Progress",
+    "QuestionFirst",
+    "Remote",
+    "RemoteError",
+    "ServerUnreachable",
+    "questions_of",
+]
 
 _DEFAULT_POLL = timedelta(seconds=1)
 """For servers that suggest no interval."""
@@ -37,6 +45,18 @@ class ServerUnreachable(EngineError):
 
     def __str__(self) -> str:
         return f"{self.url} gave no answer: {self.reason}"
+
+
+class QuestionFirst(EngineError):
+    """The tool asks before it begins, and there was nobody to answer: give `submit` an `on_question`."""
+
+    def __init__(self, tool: str, questions: tuple[Question, ...]) -> None:
+        super().__init__(tool, questions)
+        self.tool, self.questions = tool, questions
+
+    def __str__(self) -> str:
+        asked = "; ".join(str(question.params.get("message", question.method)) for question in self.questions)
+        return f"{self.tool} asks before it begins: {asked}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +99,11 @@ class Remote:
             error=wire.get("error"),
             wire=wire,
         )
+
+    @classmethod
+    def ended(cls, outcome: Outcome) -> Remote:
+        """What a call looks like that ended without becoming a task; it has no id."""
+        return cls("", outcome.status, None, _DEFAULT_POLL, (), outcome.result, None, {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Durable calls of clients without the extension (M-TASK-05, M-TASK-06, A-33, A-53)."""
+"""Durable calls of clients without the extension, where the bridge is off (M-TASK-05, M-TASK-06, A-33, A-53)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from tests.server.peer import EXTENSION, Hands, Peer, accept, form, front_end, m
 from tests.server.tools import engine
 
 FORMS: dict[str, Any] = {"elicitation": {}}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Without the engine's own tools a call is a synchronous one; `tests/bridge` has them."""
+    return settings.model_copy(update={"handle_tools": "none"})
 
 
 async def test_a_required_tool_needs_the_extension_before_any_work_starts(peer: Peer, hands: Hands) -> None:
