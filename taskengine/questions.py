@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from taskengine.content import clean_text
-from taskengine.errors import BadAnswer, DeclarationError, ReplayMismatch
+from taskengine.errors import BadAnswer, DeclarationError
 from taskengine.forms import form_schema
 from taskengine.records import Question
 from taskengine.schema import Schema
@@ -32,7 +32,6 @@ __all__ = [
     "SampleAnswer",
     "Url",
     "check_answer",
-    "check_replay",
     "form_schema",
     "missing_capabilities",
     "required_capability",
@@ -400,18 +399,3 @@ def _check_messages(messages: list[dict[str, Any]]) -> None:
         open_uses = [block["id"] for block in blocks if block.get("type") == "tool_use"]
     if open_uses:
         raise DeclarationError("Each tool use needs its result in the message right after it, and no other")
-
-
-def check_replay(before: Question, now: Question) -> None:
-    """Raises ReplayMismatch unless both ask exactly the same: consent to one sentence is not consent to another."""
-    if before.method != now.method or _as_json(before.params) != _as_json(now.params):
-        raise ReplayMismatch(now.key, _wording(before), _wording(now))
-
-
-def _as_json(params: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(params, default=dict))
-
-
-def _wording(question: Question) -> str:
-    message = question.params.get("message")
-    return f"{message!r}" if isinstance(message, str) else question.method

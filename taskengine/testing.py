@@ -22,8 +22,9 @@ from taskengine.content import encode_json
 from taskengine.engine import TaskEngine
 from taskengine.errors import BadAnswer, InvalidArguments, Suspended
 from taskengine.lifecycle import Status
-from taskengine.questions import ELICIT, SAMPLE, check_answer, check_replay
+from taskengine.questions import ELICIT, SAMPLE, check_answer
 from taskengine.records import Question
+from taskengine.replay import check_replay
 from taskengine.tool import Tool
 
 __all__ = ["EVERYTHING", "LogEntry", "Progress", "Run", "call"]

@@ -23,8 +23,8 @@ from taskengine.durations import describe
 from taskengine.errors import AttemptReleased, ClaimLost, Signal, StoreUnavailable, Suspended, TaskCancelled
 from taskengine.execution.processes import ProcessDied, ToolProcess, ToolProcesses
 from taskengine.execution.reports import Reports
-from taskengine.questions import check_replay
 from taskengine.records import Claim, Doorbell, Question
+from taskengine.replay import check_replay
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.tool import Tool
