@@ -1,13 +1,18 @@
-# `make` lists the targets. Needs python3.11 with venv, git and make; `make conformance` needs npm as well.
+# `make` lists the targets. Needs python3.11 with venv, git and make; `make conformance` needs npm as well,
+# and so do the tests of the TypeScript clients, which are skipped without it.
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTS ?= tests
-LOCK := uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --quiet pyproject.toml
+OFFICIAL := .cache/official
+PYTHON_1 := $(OFFICIAL)/python-1/.ready
+TYPESCRIPT := $(OFFICIAL)/typescript/.ready
+COMPILE := uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --quiet
+LOCK := $(COMPILE) pyproject.toml
 
-.PHONY: help setup demo test check format conformance bench docs lock clean
+.PHONY: help setup demo official test check format conformance bench docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -17,7 +22,9 @@ setup: $(READY) ## make .venv with everything, at the versions of constraints.tx
 demo: $(READY) ## run a real job on real input: audits Python's standard library as a durable task
 	@$(BIN)/taskengine demo
 
-test: $(READY) ## run the tests (TESTS=tests/store for some of them)
+official: $(PYTHON_1) $(TYPESCRIPT) ## make the official clients' environments, which `make test` needs
+
+test: $(READY) official ## run the tests (TESTS=tests/store for some of them)
 	$(BIN)/pytest -n 2 $(TESTS)
 
 check: $(READY) ## lint, formatting and strict types
@@ -38,11 +45,14 @@ bench: $(READY) ## measure beside FastMCP's tasks extension; writes docs/perform
 docs: $(READY) ## make docs/settings.md again
 	$(BIN)/taskengine settings --markdown > docs/settings.md
 
-lock: ## make constraints.txt and workers/requirements.txt again from pyproject.toml (needs uv)
+lock: ## make constraints.txt and workers/requirements.txt again from pyproject.toml, and the clients' (needs uv, npm)
 	{ sed '/^#/!Q' constraints.txt; $(LOCK) --all-extras --group build --group test --group check; } > lock.new
 	mv lock.new constraints.txt
 	{ sed '/^#/!Q' workers/requirements.txt; $(LOCK) --constraint constraints.txt --no-annotate; } > lock.new
 	mv lock.new workers/requirements.txt
+	{ sed '/^#/!Q' tests/official/requirements-1.30.txt; echo 'mcp==1.30.0' | $(COMPILE) --no-annotate -; } > lock.new
+	mv lock.new tests/official/requirements-1.30.txt
+	cd tests/official && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --loglevel=error
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
@@ -53,3 +63,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# The official Python client of 2025-11-25 cannot share an environment with ours. Compiled at once: pip may leave that out,
+# and then every start of the client takes seconds.
+$(PYTHON_1): tests/official/requirements-1.30.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	env -u PYTHONDONTWRITEBYTECODE $(@D)/bin/python -m compileall -q $(@D)/lib || true
+	@touch $@
+
+$(TYPESCRIPT): tests/official/package.json tests/official/package-lock.json
+	@if ! command -v npm >/dev/null; then echo "npm is not there: the tests of the TypeScript clients are skipped"; else \
+		mkdir -p $(@D) && cp $^ $(@D)/ && npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel=error \
+		&& touch $@; fi

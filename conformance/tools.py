@@ -193,7 +193,7 @@ async def test_elicitation_sep1330_enums(ctx: Context) -> str:
 @engine.tool(task="forbidden")
 async def test_reconnection() -> str:
     """Take long enough for the client to come back for the result."""
-    await asyncio.sleep(2 * PAUSE_S)
+    await asyncio.sleep(1.2)
     return "The result came after the connection was closed."
 
 
@@ -310,14 +310,14 @@ async def slow_compute(seconds: Annotated[float, Field(ge=0, le=120)], label: st
     return f"Computed {label or 'something'} in {seconds:g} s"
 
 
-@engine.tool(task="required", ttl="1h")
+@engine.tool(task="required", bridge=False, ttl="1h")
 async def failing_job() -> str:
     """Work for a second, and fail as a tool."""
     await asyncio.sleep(1)
     raise ToolError("The job failed after a second of work")
 
 
-@engine.tool(task="required", ttl="1h")
+@engine.tool(task="required", bridge=False, ttl="1h")
 async def protocol_error_job() -> str:
     """Fail as a request."""
     raise ProtocolError(-31500, "The job broke down", {"part": "conveyor"})
@@ -340,7 +340,7 @@ async def multi_input(ctx: Context) -> str:
     return f"{shown(name)}; {shown(confirmation)}"
 
 
-@engine.tool(task="required", ttl="1h", ask_first={"user_name": Form("What is your name?", Name)})
+@engine.tool(task="required", bridge=False, ttl="1h", ask_first={"user_name": Form("What is your name?", Name)})
 async def test_tool_with_task(ctx: Context) -> str:
     """Greet, in a task that is made once the name is known."""
     return greeting(ctx.first["user_name"])

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar, overload
 
 from taskengine.clientlog import Log, SyncLog
 from taskengine.content import clean_text, encode_json
-from taskengine.errors import BadAnswer, DeclarationError, MissingCapability, ResultError, Signal
+from taskengine.errors import BadAnswer, DeclarationError, MissingCapability, Refused, ResultError, Signal
 from taskengine.port import Port, SyncPort
 from taskengine.questions import (
     Answer,
@@ -312,9 +312,13 @@ def _pairs(asks: Mapping[str, Ask] | Sequence[Ask]) -> list[tuple[str | None, As
 
 
 def _parsed(keyed: Mapping[str, Ask], raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The answers in their own types. Raises BadAnswer for one that its model refuses."""
+    """The answers in their own types. Raises BadAnswer for one that its model refuses, Refused for an error of the
+    client's."""
     answers = {}
     for key, ask in keyed.items():
+        error = raw[key].get("error")
+        if isinstance(error, Mapping) and isinstance(ask, (Sample, Roots)):
+            raise Refused(key, error["code"], error["message"])
         try:
             answers[key] = ask.parse(raw[key])
         except ValueError as error:

@@ -24,6 +24,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -81,7 +82,7 @@ class EmbeddedPostgres:
         if (self.folder / "postmaster.pid").exists():  # left by a process that was killed
             self._run("pg_ctl", "stop", "-D", str(self.folder), "-m", "fast", "-w", "-t", "20", check=False)
         if len(str(self.folder)) > _LONGEST_SOCKET_FOLDER and self._own_socket_folder is None:
-            self._own_socket_folder = Path(tempfile.mkdtemp(prefix="taskengine-"))
+            self._own_socket_folder = self._make_socket_folder()
             self._give(self._own_socket_folder)
         self._child = self._make_child()
         self._child.start()
@@ -143,6 +144,24 @@ class EmbeddedPostgres:
         if self.identity is not None and folder.stat().st_uid != self.identity.uid:
             os.chown(folder, self.identity.uid, self.identity.gid)
 
+    def _make_socket_folder(self) -> Path:
+        """The one of the last start where that can be, so that `url` stays the same for other processes too."""
+        note = self.folder.with_name(f"{self.folder.name}.socket")
+        try:
+            last = Path(note.read_text())
+            with suppress(FileExistsError):
+                last.mkdir(mode=0o700)
+            found = last.lstat()
+        except OSError:
+            pass
+        else:
+            owners = {os.geteuid(), self.identity.uid if self.identity else os.geteuid()}
+            if stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700 and found.st_uid in owners:
+                return last
+        fresh = Path(tempfile.mkdtemp(prefix="taskengine-"))
+        note.write_text(str(fresh))
+        return fresh
+
     def _initialise(self) -> None:
         arguments = ["-D", str(self.folder), "-U", _SUPERUSER, "--auth=trust", "--encoding=UTF8"]
         arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
@@ -188,7 +207,9 @@ class EmbeddedPostgres:
             lines = (self.folder / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return len(lines) > 7 and lines[7].strip() == "ready"
+        # After a power cut the file of the last one is still there, and says that it is ready.
+        assert self._child is not None
+        return len(lines) > 7 and lines[0].strip() == str(self._child.pid) and lines[7].strip() == "ready"
 
     def _run(self, program: str, *arguments: str, check: bool | str = True) -> str:
         """Its output. Raises EmbeddedError when it fails, unless its complaint contains `check`."""

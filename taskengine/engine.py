@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, overload
 
+from taskengine.bridge import HANDLE_TOOLS
 from taskengine.content import clean_text
 from taskengine.durations import DurationLike
 from taskengine.errors import DeclarationError
@@ -67,6 +68,9 @@ class TaskEngine:
         poll_interval: DurationLike | None = None,
         timeout: DurationLike | None = None,
         quick_wait: DurationLike | None = None,
+        inline_wait: DurationLike | None = None,
+        bridge: bool = True,
+        dedupe: bool = False,
         queue: str = "default",
         annotations: Any = None,
         icons: Sequence[Any] | None = None,
@@ -80,7 +84,9 @@ class TaskEngine:
         """Declare a function as a tool; the function itself is left as it is. Bare or with options.
 
         `task`: "forbidden" runs in the front end and makes no task; "optional" and "required" are durable.
-        `ttl`, `poll_interval`, `timeout`, `quick_wait`: "90s", "6h", "7d" or a timedelta. `input_schema` and
+        `ttl`, `poll_interval`, `timeout`, `quick_wait`, `inline_wait`: "90s", "6h", "7d" or a timedelta. For clients
+        without tasks: `bridge` gives them the task by tools of the engine, and with `dedupe` the same call again joins
+        the task that runs for it. `input_schema` and
         `output_schema` are listed as given. `ask_first` is asked before the task is made. `structured` forces
         (True) or forbids (False) structured content. Raises DeclarationError, a sentence that says what to change.
         """
@@ -122,6 +128,8 @@ class TaskEngine:
         return sorted({tool.route for tool in self._tools.values() if tool.durable})
 
     def _add(self, tool: Tool) -> None:
+        if tool.name in HANDLE_TOOLS:
+            raise DeclarationError(f"{tool.name} is the name of a tool of the engine itself: give another with name=")
         if tool.name in self._tools:
             raise DeclarationError(f"There are two tools named {tool.name!r}: give one another name with name=")
         self._tools = {**self._tools, tool.name: tool}

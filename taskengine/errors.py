@@ -6,6 +6,7 @@ that they survive pickling.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "InvalidArguments",
     "MissingCapability",
     "ProtocolError",
+    "Refused",
     "ReplayMismatch",
     "ResultError",
     "SettingsError",
@@ -45,6 +47,20 @@ class ToolError(EngineError):
     """Raised by a tool: the call ends with an `isError` result whose text is this message (X-TOOL-22)."""
 
 
+class Refused(ToolError):
+    """The client answered a question with an error, for example because its user said no (L-SAMP-12).
+
+    Raised where the tool asked; if it is not caught, the call ends with an `isError` result that says so.
+    """
+
+    def __init__(self, key: str, code: int, message: str) -> None:
+        super().__init__(key, code, message)
+        self.key, self.code, self.message = key, code, message
+
+    def __str__(self) -> str:
+        return f"The client refused: {self.message} ({self.code})"
+
+
 class ProtocolError(EngineError):
     """Raised by a tool: the call ends with this JSON-RPC error; a task becomes `failed` (M-TASK-37).
 
@@ -68,7 +84,7 @@ class MissingCapability(ProtocolError):
     CODE = -32021
 
     def __init__(self, required: dict[str, Any]) -> None:
-        names = ", ".join(sorted(required))
+        names = ", ".join(sorted(_paths(required)))
         super().__init__(
             self.CODE,
             f"This call needs a client capability that was not declared: {names}",
@@ -158,3 +174,9 @@ class AttemptReleased(Signal):
 
 class TaskCancelled(Signal):
     """The task was cancelled; raised in a sync tool (an async tool gets `asyncio.CancelledError`)."""
+
+
+def _paths(required: Mapping[str, Any]) -> Iterator[str]:
+    """`sampling.tools`: the innermost names, each with where it stands."""
+    for name, parts in required.items():
+        yield from [f"{name}.{part}" for part in _paths(parts)] if isinstance(parts, Mapping) and parts else [name]

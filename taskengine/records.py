@@ -13,7 +13,7 @@ from typing import Any
 
 from taskengine.lifecycle import TERMINAL, Phase, Status
 
-__all__ = ["Answered", "Claim", "Doorbell", "NewTask", "Question", "TaskRecord"]
+__all__ = ["Answered", "Claim", "Doorbell", "LogLine", "NewTask", "Question", "TaskRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,12 @@ class NewTask:
     """Answers to the tool's `ask_first` questions, by key."""
     nonce: str | None = None
     """Unique once given: a second task with it is not made, the first is returned (M-MRTR-10)."""
+    session: str | None = None
+    """The 2025-11-25 session that is told of its changes (L-TASK-46)."""
+    progress_token: str | int | None = None
+    """Of the call that made it; on 2025-11-25 it holds to the task's end (L-PROG-08)."""
+    dedupe: str | None = None
+    """Unique among the owner's live tasks: a second task with it is not made, the live one is returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,8 @@ class TaskRecord:
     ttl_ms: int
     poll_interval_ms: int
     open_questions: tuple[Question, ...] = ()
+    session: str | None = None
+    progress_token: str | int | None = None
 
     @property
     def terminal(self) -> bool:
@@ -113,3 +121,14 @@ class Doorbell:
     task_id: str
     attempt: int
     queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A log line of a task. `id` grows; `data` is JSON text."""
+
+    id: int
+    level: str
+    logger: str | None
+    data: str
+    at: datetime

@@ -63,6 +63,14 @@ class Settings(BaseSettings):
     request_state_ttl: Duration = Field(
         timedelta(days=1), gt=timedelta(0), description="How long a client may take to retry an input_required call."
     )
+    session_ttl: Duration = Field(
+        timedelta(days=30), gt=timedelta(0), description="How long a 2025-11-25 session lasts; its tasks outlive it."
+    )
+    stream_limit: Duration = Field(
+        timedelta(0),
+        description="After this time a response stream of 2025-11-25 is closed for the client to come back for the "
+        "rest; 0 for never.",
+    )
     shutdown_grace: Duration = Field(
         timedelta(seconds=5), description="How long open requests may go on when the front end stops."
     )
@@ -72,6 +80,15 @@ class Settings(BaseSettings):
     quick_wait: Duration = Field(
         timedelta(milliseconds=300),
         description="How long tools/call waits for a plain result before it answers with a task.",
+    )
+    inline_wait: Duration = Field(
+        timedelta(seconds=25),
+        description="How long a call of a client without tasks stays open before it ends with the task's id.",
+    )
+    handle_tools: Literal["auto", "all", "without_list", "none"] = Field(
+        "auto",
+        description="The tools task_wait, task_answer, task_cancel, task_list for clients without tasks; `auto` leaves "
+        "out task_list when the front end listens on more than this machine.",
     )
     ttl: Duration = Field(
         timedelta(days=1), gt=timedelta(0), description="Retention from creation, for tools that give none."

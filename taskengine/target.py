@@ -16,7 +16,7 @@ from types import ModuleType
 from taskengine.engine import TaskEngine
 from taskengine.errors import DeclarationError, SettingsError
 
-__all__ = ["load_target", "source_folder"]
+__all__ = ["absolute", "load_target", "source_folder"]
 
 DEFAULT_NAME = "engine"
 
@@ -50,6 +50,12 @@ def source_folder(target: str) -> Path:
     """The folder to watch for changes of the target's code: the file's own, or the current one for a module."""
     place, _ = _split(target)
     return Path(place).resolve().parent if _is_file(place) else Path.cwd()
+
+
+def absolute(target: str) -> str:
+    """The same engine, named in a way that holds in every folder; a module stays as it is."""
+    place, name = _split(target)
+    return f"{Path(place).resolve()}:{name}" if _is_file(place) else f"{place}:{name}"
 
 
 def _split(target: str) -> tuple[str, str]:

@@ -62,6 +62,12 @@ class Tool:
     """How long the function may run in all its attempts together; None for no limit."""
     quick_wait: timedelta | None
     """How long a call waits for a plain result before it answers with the task; None for the setting."""
+    inline_wait: timedelta | None
+    """How long a call of a client without tasks stays open before it ends with the task's id; None for the setting."""
+    bridge: bool
+    """Whether hosts that know no tasks get the task by the engine's own tools (see `bridge`)."""
+    dedupe: bool
+    """Whether the same call of such a host joins the task that runs for it already."""
     queue: str
     is_async: bool
     ask_first: Mapping[str, Ask]
@@ -155,6 +161,9 @@ def make_tool(
     poll_interval: DurationLike | None = None,
     timeout: DurationLike | None = None,
     quick_wait: DurationLike | None = None,
+    inline_wait: DurationLike | None = None,
+    bridge: bool = True,
+    dedupe: bool = False,
     queue: str = "default",
     annotations: Any = None,
     icons: Sequence[Any] | None = None,
@@ -181,10 +190,11 @@ def make_tool(
         "poll_interval": _duration(what, "poll_interval", poll_interval),
         "timeout": _duration(what, "timeout", timeout),
         "quick_wait": _duration(what, "quick_wait", quick_wait, zero=True),
+        "inline_wait": _duration(what, "inline_wait", inline_wait, zero=True),
     }
     if task == "forbidden":
-        for option in ("ttl", "poll_interval", "quick_wait"):
-            if durations[option] is not None:
+        for option in ("ttl", "poll_interval", "quick_wait", "inline_wait", "dedupe"):
+            if durations.get(option) is not None or (option == "dedupe" and dedupe):
                 raise DeclarationError(
                     f'{what}: {option} is for tasks, and task="forbidden" makes none: leave one of the two out'
                 )
@@ -207,6 +217,8 @@ def make_tool(
         output_schema=None if output is None else output.document,
         task=task,
         **durations,
+        bridge=bridge,
+        dedupe=dedupe,
         queue=queue,
         is_async=signature.is_async,
         ask_first=_asks(what, task, ask_first),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import secrets
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from pydantic import SecretStr
 from taskengine.children import Child
 from taskengine.durations import milliseconds
 from taskengine.settings import PREFIX, Settings
+from tests.services import Services, broken_invariants
 
 ROOT = Path(__file__).resolve().parent.parent
 READY = "taskengine ready"
@@ -27,7 +32,9 @@ def environment(settings: Settings) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     own = {f"{PREFIX}{name.upper()}": _text(getattr(settings, name)) for name in sorted(settings.model_fields_set)}
-    return kept | own | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+    # Where bytecode is not written, each of hundreds of starts would compile the engine anew.
+    python = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": ""}
+    return kept | own | python | {"COLUMNS": "200", "NO_COLOR": "1"}
 
 
 def free_port() -> int:
@@ -79,6 +86,27 @@ class Processes:
     def kill_all(self) -> None:
         for child in self.children:
             child.kill()
+
+
+@contextmanager
+def deployed(services: Services, folder: Path, target: str, **settings: Any) -> Iterator[Processes]:
+    """A worker over a database of its own, for the tests of a whole module: as the fixtures have it for one test."""
+    url = services.create_database()
+    own = Settings(
+        database_url=SecretStr(url),
+        broker_url=SecretStr(services.broker_url),
+        namespace=f"t{secrets.token_hex(6)}",
+        **settings,
+    )
+    started = Processes(own, folder)
+    try:
+        started.worker(target)
+        yield started
+    finally:
+        started.kill_all()
+        broken = asyncio.run(broken_invariants(url))
+        services.drop_database(url)
+    assert not broken, "the tests left the database with " + "; ".join(broken)
 
 
 def wait_until_ready(child: Child, timeout_s: float = 30) -> None:

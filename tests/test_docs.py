@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from taskengine import SyncContext
 from taskengine.testing import call
 from tests.processes import ROOT
 
@@ -91,3 +92,67 @@ async def test_the_quickstart_runs_and_so_does_its_test(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(asyncio, "sleep", no_time)
         await module_of(test, tmp_path, "quickstart_test").test_the_report_has_the_style_that_was_chosen()
+
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+
+
+def tutorial(folder: Path, monkeypatch: pytest.MonkeyPatch, *, kept: bool) -> ModuleType:
+    """The tutorial's module as it stands after its second step, or with what the third adds."""
+    first, second, third, fourth = blocks(TUTORIAL, "python")[:4]
+    source = first + second + (third + fourth if kept else "")
+    if kept:
+        source = source.replace(
+            "groups = find_duplicates(folder, ctx).groups\n    copies", "groups = decided_once(folder, ctx)\n    copies"
+        )
+        assert source.count("groups = decided_once(folder, ctx)\n") == 1
+    monkeypatch.setenv("DUPLICATES_STATE", str(folder / "state"))
+    monkeypatch.setitem(sys.modules, "duplicates", None)  # taken away again afterwards
+    return module_of(source, folder, "duplicates")
+
+
+def copies(folder: Path, **files: str) -> Path:
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_the_tutorial_runs_and_so_does_its_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    tutorial(tmp_path, monkeypatch, kept=kept)
+    test, client = blocks(TUTORIAL, "python")[4:]
+    await module_of(test, tmp_path, "tutorial_test").test_only_agreed_copies_go(copies(tmp_path / "files"))
+    compile(client, "client.py", "exec")
+
+
+@pytest.mark.parametrize(("kept", "removed"), [(False, None), (True, ["b"])])
+async def test_the_tutorials_cure_cures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool, removed: list[str] | None
+) -> None:
+    """What appears between question and answer fails the one tool and is left alone by the other."""
+    engine = tutorial(tmp_path, monkeypatch, kept=kept).engine
+    files = copies(tmp_path / "files", a="same", b="same")
+    run = await call(engine, "remove_duplicates", {"folder": str(files)})
+    (files / "c").write_text("same")
+    await run.answer({run.questions[0].key: {"delete": True}})
+    assert (files / "c").exists()
+    if removed is None:
+        assert run.is_error or run.error is not None
+    else:
+        assert run.structured["removed"] == [str(files / name) for name in removed]
+
+
+async def test_the_tutorial_asks_for_each_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tutorial(tmp_path, monkeypatch, kept=True)
+
+    def pick(ctx: SyncContext) -> list[list[str]]:
+        """Choose."""
+        chosen: list[list[str]] = module.choose([["a", "b"], ["c", "d"]], ctx)
+        return chosen
+
+    module.engine.add_tool(pick)
+    run = await call(module.engine, "pick", {}, answers={"group-1": {"keep_copies": True}, "group-2": {}})
+    assert run.structured == [["c", "d"]]

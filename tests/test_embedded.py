@@ -76,6 +76,28 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
+async def test_what_a_power_cut_leaves_behind_is_not_taken_for_a_database_that_is_ready(tmp_path: Path) -> None:
+    with EmbeddedServices(tmp_path) as services:
+        note = services.postgres.folder / "postmaster.pid"
+        left = note.read_bytes()
+        assert b"ready" in left
+    note.write_bytes(left)
+    with EmbeddedServices(tmp_path) as services:
+        assert await _fetch(services.database_url, "SELECT 1") == 1
+
+
+def test_a_database_with_a_long_path_keeps_its_address(tmp_path: Path) -> None:
+    """Other processes have it, and nobody tells them of a start."""
+    folder = tmp_path / ("long" * 30)
+    with EmbeddedServices(folder) as services:
+        address = services.database_url
+        assert str(folder) not in address
+        services.postgres.kill()
+    with EmbeddedServices(folder) as services:
+        assert services.database_url == address
+        assert services.postgres.running
+
+
 async def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
     with EmbeddedServices(tmp_path / ("long" * 30)) as services:
         assert await _fetch(services.database_url, "SELECT 1") == 1

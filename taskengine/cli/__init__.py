@@ -1,7 +1,7 @@
 """The `taskengine` command: one file per command; what they share is in `screen` and `stack`.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, settings or target. An expected error is one line each on standard
-error, never a traceback.
+Exit codes: 0 done, 1 failed, 2 wrong usage, settings or target; of commands that follow a task also 3 cancelled, 4
+waiting for input, 130 left by Ctrl-C. An expected error is one line each on standard error, never a traceback.
 """
 
 from __future__ import annotations

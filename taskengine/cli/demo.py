@@ -117,7 +117,7 @@ class _Bar:
                 BarColumn(),
                 TaskProgressColumn(),
                 TimeElapsedColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
             )
             self._bar = Progress(*columns, console=out, transient=True)
             self._bar.add_task("", total=None)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from taskengine.bridge import HANDLE_TOOLS
+from taskengine.cli.keep import take_over
+from taskengine.cli.process import Interrupts, watch_code
 from taskengine.cli.screen import Host, Port, Target, complain, good, note, out
 from taskengine.cli.stack import ChildFailed, Stack
 from taskengine.client import Client
-from taskengine.errors import SettingsError
 from taskengine.settings import PREFIX, load_settings
 from taskengine.store import migrate
 from taskengine.target import source_folder
@@ -44,7 +43,9 @@ def dev(
     for variable in _SERVICES:
         if variable in os.environ:
             note(f"{variable} is set; dev uses its own services. Use `taskengine serve` and `worker` for those named.")
-    interrupts = _Interrupts()
+    interrupts = Interrupts()
+    if take_over(data):
+        note("what kept the tasks of stdio hosts going has given way; they are served from here now")
     with Stack(target, data, settings, tell=_tell) as stack:
         try:
             stack.start_children()
@@ -52,7 +53,7 @@ def dev(
             complain(str(failure))
             raise typer.Exit(2 if failure.exit_code == 2 else 1) from None
         _show(stack, reload=reload)
-        changed = _watch(source_folder(target)) if reload else threading.Event()
+        changed = watch_code(source_folder(target)) if reload else threading.Event()
         while not interrupts.count:
             time.sleep(0.2)
             stack.tend()
@@ -64,21 +65,6 @@ def dev(
         interrupts.second = lambda: stack.stop_children(at_once=True)
         stack.stop_children()
     good("stopped; the tasks are kept and go on at the next start")
-
-
-class _Interrupts:
-    """Counts Ctrl-C and SIGTERM instead of dying of them; `second` is what a second one does."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.second: Callable[[], None] | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        if self.count > 1 and self.second is not None:
-            self.second()
 
 
 def _tell(who: str, what: str) -> None:
@@ -97,21 +83,6 @@ def _show(stack: Stack, *, reload: bool) -> None:
 
 
 async def _tools(url: str) -> list[str]:
+    """The names of the engine's own tools are left out: the user declared the others."""
     async with Client(url) as client:
-        return [tool["name"] for tool in await client.list_tools()]
-
-
-def _watch(folder: Path) -> threading.Event:
-    """Set whenever a Python file below `folder` changed."""
-    try:
-        from watchfiles import PythonFilter, watch  # noqa: PLC0415 (only the `dev` extra has it)
-    except ImportError:
-        raise SettingsError("--reload needs watchfiles: pip install 'taskengine[dev]'") from None
-    changed = threading.Event()
-
-    def look() -> None:
-        for _ in watch(folder, watch_filter=PythonFilter(), debounce=300, raise_interrupt=False):
-            changed.set()
-
-    threading.Thread(target=look, name="reload", daemon=True).start()
-    return changed
+        return [tool["name"] for tool in await client.list_tools() if tool["name"] not in HANDLE_TOOLS]

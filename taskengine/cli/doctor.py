@@ -50,7 +50,7 @@ async def _database(settings: Settings) -> bool:
         answered_ms = (time.monotonic() - started) * 1000
         version, revision = await store.server_version(), await store.schema_revision()
         good(f"database {name}: PostgreSQL {version}, first answer after {answered_ms:.0f} ms")
-        if revision != migrate.head():
+        if migrate.is_behind(revision):
             found = "no schema" if revision is None else f"schema {revision}"
             bad(f"schema: the database has {found}, this version needs {migrate.head()}: run `taskengine migrate`")
             return False

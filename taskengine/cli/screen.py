@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Host", "Port", "Target", "bad", "complain", "good", "note", "out"]
+__all__ = ["Host", "Port", "Target", "bad", "complain", "err", "good", "harmless", "note", "out"]
 
-out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def harmless(text: str) -> str:
+    """What a server says, without the characters that command a terminal."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+class _Screen(Console):
+    """Nothing that is printed commands the terminal. A pipe gets everything as it is."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(self._harmless(each) for each in objects), **options)
+
+    def _harmless(self, printed: Any) -> Any:
+        if not self.is_terminal:
+            return printed
+        if isinstance(printed, Text):
+            printed.plain = harmless(printed.plain)
+        return harmless(printed) if isinstance(printed, str) else printed
+
+
+out = _Screen(highlight=False, soft_wrap=True)
+err = _Screen(stderr=True, highlight=False, soft_wrap=True)
 
 Target = Annotated[
     str,
@@ -28,7 +51,7 @@ Port = Annotated[
 def complain(text: str) -> None:
     """Each line of `text` as an error."""
     for line in text.splitlines():
-        _err.print(Text.assemble(("error: ", "bold red"), line))
+        err.print(Text.assemble(("error: ", "bold red"), line))
 
 
 def good(text: str) -> None:

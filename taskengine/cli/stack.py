@@ -17,11 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from taskengine import running
 from taskengine.children import Child
 from taskengine.embedded import EmbeddedServices
 from taskengine.errors import EngineError
 from taskengine.settings import PREFIX, Settings
 from taskengine.store import migrate
+from taskengine.target import absolute
 
 __all__ = ["ChildFailed", "Stack"]
 
@@ -61,14 +63,29 @@ class _Watched:
 
 
 class Stack:
-    """As a context manager: entered, the services run and the schema is current; left, everything has stopped."""
+    """As a context manager: entered, the services run and the schema is current; left, everything has stopped.
 
-    def __init__(self, target: str, data_dir: Path, settings: Settings, *, workers: int = 1, tell: Tell) -> None:
+    `listens=False` leaves the front end out. What runs is announced in the data folder, for others to join.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        data_dir: Path,
+        settings: Settings,
+        *,
+        workers: int = 1,
+        listens: bool = True,
+        kept: bool = False,
+        tell: Tell,
+    ) -> None:
         self.target = target
         self.services = EmbeddedServices(data_dir)
         self.settings = settings
         self.port = settings.port or _free_port(settings.host)
         self._workers = workers
+        self._listens = listens
+        self._kept = kept
         self._tell = tell
         self._children: list[_Watched] = []
 
@@ -81,6 +98,7 @@ class Stack:
         self.services.__enter__()
         try:
             migrate.upgrade(self.services.database_url)
+            self._announce(None)
         except BaseException:
             self.services.__exit__(*sys.exc_info())
             raise
@@ -89,17 +107,20 @@ class Stack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        running.withdraw(self.services.data_dir)
         self.stop_children()
         self.services.__exit__(kind, error, trace)
 
     def start_children(self) -> None:
         """Front end and workers are ready. Raises ChildFailed."""
-        serve = ["serve", self.target, "--host", self.settings.host, "--port", str(self.port)]
-        self._add("front end", "serve", serve)
+        if self._listens:
+            serve = ["serve", self.target, "--host", self.settings.host, "--port", str(self.port)]
+            self._add("front end", "serve", serve)
         for number in range(1, self._workers + 1):
             name = "worker" if self._workers == 1 else f"worker {number}"
             self._add(name, name.replace(" ", "-"), ["worker", self.target])
         self.wait_until_ready()
+        self._announce(self.url if self._listens else None)
 
     def wait_until_ready(self) -> None:
         """Every child has said that it does its work. Raises ChildFailed for one that ended instead."""
@@ -145,6 +166,17 @@ class Stack:
         """They have ended, tasks that ran go on at the next start."""
         self._stop(self._children, at_once=at_once)
         self._children.clear()
+
+    def _announce(self, url: str | None) -> None:
+        own = running.Running(
+            os.getpid(),
+            absolute(self.target),
+            self.services.database_url,
+            self.services.broker_url,
+            url,
+            self._kept,
+        )
+        running.announce(self.services.data_dir, own)
 
     def _add(self, name: str, log: str, arguments: list[str]) -> None:
         watched = _Watched(

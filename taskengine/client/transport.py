@@ -1,117 +1,127 @@
-"""One request of 2026-07-28 over HTTP: its headers, and its answer as JSON or as an event stream."""
+"""HTTP, as every revision uses it: one message per request, its answer as JSON or as an event stream."""
 
 from __future__ import annotations
 
-import base64
-import re
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Self
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx2
 
-from taskengine.client.results import RemoteError, ServerUnreachable
+from taskengine.client.results import ServerUnreachable
 
-__all__ = ["OnNotification", "Transport", "header_value"]
+__all__ = ["Answer", "Auth", "Http", "OnNotification", "is_response"]
 
-PROTOCOL_VERSION = "2026-07-28"
-META = "io.modelcontextprotocol/"
+BOTH = "application/json, text/event-stream"  # M-TRANS-07, L-TRANS-02
+SILENCE_S = 120.0
+"""Longest silence of a stream; servers send comments to keep it alive."""
+CALL_SILENCE_S = 1800.0
+"""The same for calls: a server that answers with plain JSON says nothing until it is done."""
+
+_HINTS = {401: " (it wants a token, or another one)", 403: " (this token, or this address, is not allowed)"}
+
+Auth = str | Callable[[], str | Awaitable[str]]
+"""A bearer token, or what gives one; it is asked before each request, so it may renew the token."""
 
 OnNotification = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 """Takes the method and the params of a notification that came before the answer."""
 
-_PLAIN = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
-_NAME_SOURCE = {
-    "tools/call": "name",
-    "tasks/get": "taskId",
-    "tasks/update": "taskId",
-    "tasks/cancel": "taskId",
-}
-"""The member of params that `Mcp-Name` repeats (M-HDR-04, M-TASK-82)."""
 
+class Http:
+    """One endpoint. A client of httpx2 that was given is left as it is; one of our own is closed with us."""
 
-class Transport:
-    """The HTTP side of a client. Each message is a POST of its own; nothing is remembered between them."""
-
-    def __init__(self, url: str, http: httpx2.AsyncClient, client_info: Mapping[str, str]) -> None:
+    def __init__(
+        self, url: str, auth: Auth | None, headers: Mapping[str, str], http: httpx2.AsyncClient | None
+    ) -> None:
         self.url = url
-        self._http = http
-        self._client_info = client_info
-        self._last_id = 0
+        self._auth = auth
+        self._headers = dict(headers)
+        self._given = http is not None
+        self._http = http or httpx2.AsyncClient(timeout=httpx2.Timeout(10, read=SILENCE_S), follow_redirects=True)
 
-    async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
-        return self
+    async def close(self) -> None:
+        if not self._given:
+            await self._http.aclose()
 
-    async def __aexit__(self, *exception: Any) -> None:
-        await self._http.__aexit__(*exception)
-
-    async def request(
-        self,
-        method: str,
-        params: Mapping[str, Any],
-        *,
-        capabilities: Mapping[str, Any],
-        meta: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        on_notification: OnNotification | None = None,
-    ) -> dict[str, Any]:
-        """The result. Raises RemoteError for a JSON-RPC error, ServerUnreachable when there was no such answer."""
-        self._last_id += 1  # M-BASE-17: never an id that is still unanswered
-        envelope = {
-            f"{META}protocolVersion": PROTOCOL_VERSION,
-            f"{META}clientInfo": dict(self._client_info),
-            f"{META}clientCapabilities": dict(capabilities),
-        }
-        body = {
-            "jsonrpc": "2.0",
-            "id": self._last_id,
-            "method": method,
-            "params": {**params, "_meta": envelope | dict(meta or {})},
-        }
-        routing = {
-            "Accept": "application/json, text/event-stream",  # M-TRANS-07
-            "MCP-Protocol-Version": PROTOCOL_VERSION,
-            "Mcp-Method": method,
-        }
-        if method in _NAME_SOURCE:
-            routing["Mcp-Name"] = header_value(str(params[_NAME_SOURCE[method]]))
+    @asynccontextmanager
+    async def open(
+        self, method: str, message: Mapping[str, Any] | None, headers: Mapping[str, str], *, patient: bool = False
+    ) -> AsyncIterator[Answer]:
+        """The answer to a request, whose messages are still to be read; with `patient` it may be silent for long.
+        Raises ServerUnreachable."""
+        sent = {"Accept": BOTH, **headers, **self._headers, **await self._authorization()}
+        options: dict[str, Any] = {} if message is None else {"json": message}
+        if patient and not self._given:
+            options["timeout"] = httpx2.Timeout(10, read=CALL_SILENCE_S)
         try:
-            async with self._http.stream(
-                "POST", self.url, json=body, headers={**routing, **(headers or {})}
-            ) as response:
-                answer = await self._answer(response, on_notification)
-        except httpx2.HTTPError as error:
+            async with self._http.stream(method, self.url, headers=sent, **options) as response:
+                yield Answer(self.url, response)
+        except httpx2.InvalidURL:
+            # Its text repeats a part of it, which may be the password.
+            raise ServerUnreachable(self.url, "this is no address") from None
+        except httpx2.LocalProtocolError:
+            # Its text repeats the header, which may be the token.
+            raise ServerUnreachable(self.url, "a header or the token has characters that HTTP cannot carry") from None
+        except (httpx2.HTTPError, httpx2.SSEError) as error:
             raise ServerUnreachable(self.url, f"{type(error).__name__} {error}".strip()) from error
-        if "error" in answer:
-            refusal = answer["error"]
-            raise RemoteError(refusal["code"], refusal["message"], refusal.get("data"))
-        result: dict[str, Any] = answer["result"]
-        return result
 
-    async def _answer(self, response: httpx2.Response, on_notification: OnNotification | None) -> dict[str, Any]:
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "application/json":
-            await response.aread()
-            return self._checked(response.json(), response)
-        if kind != "text/event-stream":
-            text = (await response.aread()).decode(errors="replace")
-            raise ServerUnreachable(self.url, f"HTTP {response.status_code} {text[:200]}".strip())
-        async for event in httpx2.EventSource(response, max_event_size=None):
-            message = self._checked(event.json(), response)
-            if "method" not in message:
-                return message
-            if on_notification is not None:
-                await on_notification(message["method"], message.get("params") or {})
-        raise ServerUnreachable(self.url, "the stream ended before the answer")
+    async def _authorization(self) -> dict[str, str]:
+        if self._auth is None:
+            return {}
+        given = self._auth if isinstance(self._auth, str) else self._auth()
+        token = (await given if inspect.isawaitable(given) else given).strip()
+        if not token.isascii() or not token.isprintable() or not token:
+            raise ServerUnreachable(self.url, "the token is empty or has characters that HTTP cannot carry")
+        return {"Authorization": f"Bearer {token}"}
 
-    def _checked(self, message: object, response: httpx2.Response) -> dict[str, Any]:
-        if isinstance(message, dict) and message.keys() & {"result", "error", "method"}:
+
+class Answer:
+    """The answer to one request, message by message."""
+
+    def __init__(self, url: str, response: httpx2.Response) -> None:
+        self._url = url
+        self._response = response
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self.last_event: str | None = None
+        """Id of the last event of the stream, if it has ids."""
+        self.retry_s: float | None = None
+
+    async def messages(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Each JSON-RPC message of the answer. Raises ServerUnreachable for an answer that has none, unless it is the
+        empty one to a notification."""
+        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "text/event-stream":
+            async for event in httpx2.EventSource(self._response, max_event_size=None):
+                self.last_event = event.id or self.last_event
+                self.retry_s = self.retry_s if event.retry is None else event.retry / 1000
+                if event.data:
+                    yield self._checked(event.json)
+            return
+        content = await self._response.aread()
+        if kind == "application/json" and content:
+            yield self._checked(self._response.json)
+        elif self.status not in {202, 204}:
+            text = " ".join(content.decode(errors="replace").split())
+            raise ServerUnreachable(
+                self._url, f"HTTP {self.status}{_HINTS.get(self.status, '')} {text[:200]}".strip(), self.status
+            )
+
+    def _checked(self, parse: Callable[[], object]) -> dict[str, Any]:
+        try:
+            message = parse()
+        except ValueError:
+            message = None
+        if isinstance(message, dict) and (
+            {"result", "method"} & message.keys() or isinstance(message.get("error"), dict)
+        ):
             return message
-        raise ServerUnreachable(self.url, f"HTTP {response.status_code} with a body that is not JSON-RPC")
+        reason = f"HTTP {self.status}{_HINTS.get(self.status, '')} with a body that is not JSON-RPC"
+        raise ServerUnreachable(self._url, reason, self.status)
 
 
-def header_value(text: str) -> str:
-    """`text` as a header may carry it: as it is where that is safe, else in Base64 between markers (M-HDR-10)."""
-    if _PLAIN.fullmatch(text) and not text.startswith("=?base64?"):
-        return text
-    return f"=?base64?{base64.b64encode(text.encode()).decode()}?=" if text else ""
+def is_response(message: Mapping[str, Any], request_id: int) -> bool:
+    """Whether this is the response to the request; an error may have no id (X-BASE-04)."""
+    found = message.get("id")
+    return "method" not in message and (found == request_id or (found is None and "error" in message))

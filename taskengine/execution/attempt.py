@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -20,9 +21,19 @@ from typing import Any, TypeVar
 from taskengine.calling import Outcome, call_async, outcome_of_message
 from taskengine.content import encode_json
 from taskengine.durations import describe
-from taskengine.errors import AttemptReleased, ClaimLost, Signal, StoreUnavailable, Suspended, TaskCancelled
+from taskengine.errors import (
+    AttemptReleased,
+    ClaimLost,
+    InvalidArguments,
+    MissingCapability,
+    Signal,
+    StoreUnavailable,
+    Suspended,
+    TaskCancelled,
+)
 from taskengine.execution.processes import ProcessDied, ToolProcess, ToolProcesses
 from taskengine.execution.reports import Reports
+from taskengine.questions import missing_capabilities
 from taskengine.records import Claim, Doorbell, Question
 from taskengine.replay import check_replay
 from taskengine.settings import Settings
@@ -179,16 +190,42 @@ class Attempt:
             return AttemptReleased if self._stop.done() else died
 
     async def _call(self) -> Outcome:
+        """Nobody may have checked the arguments before, or asked what the tool wants to know first: not every wire
+        can, and a tool may have changed since."""
+        try:
+            self._tool.check_arguments(self.claim.arguments)  # nobody is asked for a call that cannot be made
+            return await self._ask_first() or await self._run_tool()
+        except InvalidArguments as error:
+            return outcome_of_message(str(error))
+        finally:
+            if self._process is not None:
+                await self._processes.give_back(self._process)
+
+    async def _ask_first(self) -> Outcome | None:
+        """The answers to the tool's first questions are in the claim, or the attempt ends with asking for them.
+
+        Given back is what is missing for that on the client's side.
+        """
+        questions = [question for question in self._tool.first_questions if question.key not in self.claim.first]
+        if not questions:
+            return None
+        missing = missing_capabilities(questions, self.capabilities)
+        if missing:
+            error = MissingCapability(missing)
+            body = {"code": error.code, "message": error.message, "data": error.data}
+            return Outcome(None, error=encode_json(body), message=error.message)
+        self.first = {**self.claim.first, **await self.ask(questions)}
+        self.claim = replace(self.claim, first=self.first)
+        return None
+
+    async def _run_tool(self) -> Outcome:
         options: dict[str, Any] = {
             "show_exceptions": self._settings.show_exceptions,
             "max_result_bytes": self._settings.max_result_bytes,
         }
         if self._process is None:
             return await call_async(self._tool, self.claim.arguments, self, **options)
-        try:
-            return await self._process.call(self.claim, self, **options)
-        finally:
-            await self._processes.give_back(self._process)
+        return await self._process.call(self.claim, self, **options)
 
     async def _end(self, job: asyncio.Task[Outcome], reason: Stop) -> None:
         """Make the tool stop: ask it first, then take its process away. Returns when it has stopped or is left alone.

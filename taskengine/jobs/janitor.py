@@ -48,6 +48,7 @@ class Janitor:
             (self.extend, 5 * SECOND),
             (self.sweep, 10 * SECOND),
             (self.expire, 60 * SECOND),
+            (self.forget, 60 * SECOND),
         ]
         for chore, interval in chores:
             self._tasks.append(asyncio.get_running_loop().create_task(self._repeat(chore, interval)))
@@ -112,3 +113,7 @@ class Janitor:
     async def expire(self) -> None:
         """Fail tasks whose questions nobody answered within the longest retention."""
         await self._store.upkeep.expire(self._settings.max_ttl.total_seconds(), encode_json(EXPIRED))
+
+    async def forget(self) -> None:
+        """Drop sessions and letters that are past their time."""
+        await self._store.sessions.sweep()

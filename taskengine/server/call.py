@@ -30,7 +30,8 @@ class Call:
     caller: Caller
     request: Request
     envelope: Envelope
-    headers: RawHeaders
+    headers: RawHeaders | None
+    """None where the transport has none."""
 
     @property
     def params(self) -> dict[str, Any]:

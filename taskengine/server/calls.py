@@ -1,8 +1,11 @@
 """`tools/call`: checked here; a durable tool's call becomes a row, which its client then sees in one of three ways.
 
 A client that declares the tasks extension gets the plain result when the call ends within `quick_wait`, else the
-task. Any other client gets the call as if it were synchronous: its request stays open with progress, and when the
-task asks, the answer is an `InputRequiredResult` whose state names the task, so that the retry resumes it (A-53).
+task. For any other client the request stays open with progress, and when the task asks, the answer is an
+`InputRequiredResult` whose state names the task, so that the retry resumes it (A-53). Where the call is bridged, the
+request stays open for `inline_wait` only and then ends with an ordinary result that names the task (see `bridge`);
+such a task is not touched by the end of any request (M-CANC-04). Where it is not, it is a synchronous call, which ends
+with its request.
 """
 
 from __future__ import annotations
@@ -10,19 +13,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
+from taskengine.bridge import joined_by, shown_state, wait_of, with_answers_by_model
 from taskengine.calling import outcome_of_message
 from taskengine.durations import milliseconds
 from taskengine.errors import InvalidArguments, StoreUnavailable
 from taskengine.lifecycle import LONGEST_POLL, Status
-from taskengine.records import Answered, NewTask, TaskRecord
+from taskengine.questions import missing_capabilities
+from taskengine.records import Answered, NewTask, Question, TaskRecord
 from taskengine.server.call import Call
 from taskengine.server.direct import call_direct
 from taskengine.server.exchange import Exchange
+from taskengine.server.handles import call_handle
 from taskengine.server.progress import Reporter
 from taskengine.server.rounds import Rounds, read_rounds
 from taskengine.server.tasks import answer, fitting_answers
+from taskengine.server.waiting import Report, follow
 from taskengine.store.changes import Watch
 from taskengine.tool import Tool
 from taskengine.wire import headers, modern
@@ -32,10 +40,8 @@ __all__ = ["call_tool"]
 
 audit = logging.getLogger("taskengine.audit")
 
-LOOK_AGAIN_S = 30.0
 CREATE_TRIES = 3
 RETRY_S = 0.5
-LONGEST_OUTAGE_S = 30.0
 
 
 async def call_tool(call: Call, exchange: Exchange) -> Any:
@@ -48,9 +54,12 @@ async def call_tool(call: Call, exchange: Exchange) -> Any:
     arguments = call.mapping("arguments") if "arguments" in call.params else {}
     tool = call.service.engine.get_tool(name)
     if tool is None:
+        handle = call.service.handles.get(name)
+        if handle is not None:
+            return await _call_handle(call, handle, arguments, exchange)
         raise RpcError(INVALID_PARAMS, f"Unknown tool: {name[:128]}")
     headers.check_parameters(call.headers, tool.header_parameters, arguments)
-    if tool.task == "required":
+    if tool.task == "required" and not call.service.bridges(tool):
         call.needs_tasks()
     rounds = await read_rounds(call, tool, arguments)
     if rounds.state.task_id is not None:
@@ -79,7 +88,8 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
         tool.check_first(key, response)
     known |= fitting
     still_open = [question for key, question in questions.items() if key not in known]
-    if still_open:
+    bridged = _bridged(call, tool)
+    if still_open and not (bridged and _only_its_model_can_answer(call, still_open)):
         return await rounds.ask(still_open, [Answered(questions[key], answer) for key, answer in known.items()])
     new = NewTask(
         id=f"tsk_{secrets.token_urlsafe(24)}",
@@ -87,11 +97,12 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
         tool=tool.name,
         queue=tool.route,
         arguments=arguments,
-        capabilities=call.envelope.capabilities,
+        capabilities=with_answers_by_model(call.envelope.capabilities) if bridged else call.envelope.capabilities,
         ttl_ms=milliseconds(call.service.ttl_of(tool)),
         poll_interval_ms=max(1, milliseconds(tool.poll_interval or LONGEST_POLL)),
         first=known,
         nonce=rounds.state.nonce,
+        dedupe=joined_by(tool, arguments, known) if bridged else None,
     )
     if not call.envelope.declares_tasks:
         await call.service.sealer.prepare()  # a task whose client could not be sent back to it would be lost
@@ -100,7 +111,7 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
             record = await _create(call, new)
         except asyncio.CancelledError:
             # Whether it was committed is not known. A task may live on, a synchronous call may not (A-33).
-            if exchange.disconnected and not call.envelope.declares_tasks:
+            if exchange.disconnected and not call.envelope.declares_tasks and not bridged:
                 call.service.cancel_abandoned(new.id, call.caller)
             raise
         if record.id != new.id:
@@ -126,7 +137,8 @@ async def _create(call: Call, new: NewTask) -> TaskRecord:
             record, doorbell = await call.service.store.tasks.create(new)
         except StoreUnavailable:
             if attempt == CREATE_TRIES:
-                if new.nonce is None:  # it may be there all the same, and no retry of its client will find it
+                # It may be there all the same. Where no retry of its client will find it, nobody ever would.
+                if new.nonce is None and new.dedupe is None:
                     call.service.cancel_abandoned(new.id, call.caller)
                 raise
             await asyncio.sleep(RETRY_S)
@@ -141,11 +153,13 @@ async def _create(call: Call, new: NewTask) -> TaskRecord:
 async def _present(rounds: Rounds, tool: Tool, record: TaskRecord, watch: Watch, exchange: Exchange) -> Any:
     if rounds.call.envelope.declares_tasks:
         return await _as_task(rounds.call, tool, record, watch, exchange)
+    bridged = _bridged(rounds.call, tool)
     try:
-        return await _inline(rounds, record, watch, exchange)
+        return await _inline(rounds, tool, record, watch, exchange, bridged=bridged)
     except asyncio.CancelledError:
         if exchange.disconnected:
-            rounds.call.service.cancel_abandoned(record.id, rounds.call.caller)
+            if not bridged:
+                rounds.call.service.cancel_abandoned(record.id, rounds.call.caller)
             raise
         return await rounds.ask_for_task(record.id)
     except StoreUnavailable:
@@ -180,35 +194,53 @@ async def _wait_briefly(call: Call, record: TaskRecord, watch: Watch, seconds: f
     return record
 
 
-async def _inline(rounds: Rounds, record: TaskRecord, watch: Watch, exchange: Exchange) -> Any:
-    """The end of the task, or its questions. Raises the error it failed with."""
-    call = rounds.call
+async def _inline(
+    rounds: Rounds, tool: Tool, record: TaskRecord, watch: Watch, exchange: Exchange, *, bridged: bool
+) -> Any:
+    """The end of the task, or its questions; for a bridged call how it stands, when the wait is over.
+
+    Raises the error it failed with.
+    """
+    call, service = rounds.call, rounds.call.service
+    await service.sealer.prepare()
+    wait = wait_of(tool, call.caller.patience, service.settings).total_seconds() if bridged else None
+    report = _reporter(call, exchange)
+    record = await follow(service, call.caller.owner, record, watch, within_s=wait, report=report)
+    if record.status is Status.INPUT_REQUIRED:
+        if not (bridged and missing_capabilities(record.open_questions, call.envelope.capabilities)):
+            return await rounds.ask_for_task(record.id, record.open_questions)
+    elif record.status is Status.FAILED and record.error is not None:
+        raise modern.stored_error(record.error)
+    return _call_result(call, shown_state(record))
+
+
+async def _call_handle(call: Call, tool: Tool, arguments: dict[str, Any], exchange: Exchange) -> Any:
+    """The result of one of the engine's own tools."""
+    result = await call_handle(call.service, call.caller, tool, arguments, _reporter(call, exchange))
+    return _call_result(call, result)
+
+
+def _reporter(call: Call, exchange: Exchange) -> Report:
     reporter = Reporter(exchange, call.envelope)
-    while record.status is Status.WORKING:
+
+    async def report(record: TaskRecord) -> None:
         if record.progress is not None:
             await reporter.progress(record.progress, record.progress_total, record.progress_message)
-        record = await _next(call, record.id, watch)
-    if record.status is Status.INPUT_REQUIRED:
-        return await rounds.ask_for_task(record.id, record.open_questions)
-    if record.status is Status.FAILED and record.error is not None:
-        raise modern.stored_error(record.error)
-    if record.status is Status.CANCELLED:
-        return _call_result(call, outcome_of_message("The call was cancelled before it ended.").result)
-    return _call_result(call, record.result)
+
+    return report
 
 
-async def _next(call: Call, task_id: str, watch: Watch) -> TaskRecord:
-    """The task after its next change. A database that is away for a while is waited for. Raises StoreUnavailable."""
-    loop = asyncio.get_running_loop()
-    await watch.next(LOOK_AGAIN_S)
-    until = loop.time() + LONGEST_OUTAGE_S
-    while True:
-        try:
-            return await call.service.store.tasks.get(task_id, call.caller.owner)
-        except StoreUnavailable:
-            if loop.time() > until:
-                raise
-            await asyncio.sleep(RETRY_S)
+def _only_its_model_can_answer(call: Call, questions: Sequence[Question]) -> bool:
+    """The client cannot be asked these, but they can be left to the task, whose questions its model answers."""
+    declared = call.envelope.capabilities
+    return bool(missing_capabilities(questions, declared)) and not missing_capabilities(
+        questions, with_answers_by_model(declared)
+    )
+
+
+def _bridged(call: Call, tool: Tool) -> bool:
+    """The client knows no tasks, and gets this one by the engine's own tools."""
+    return not call.envelope.declares_tasks and call.service.bridges(tool)
 
 
 def _call_result(call: Call, text: str | None) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from taskengine.wire import modern
 from taskengine.wire.headers import RawHeaders, values
 from taskengine.wire.jsonrpc import INVALID_REQUEST, RpcError
 
@@ -17,6 +18,7 @@ __all__ = ["MAX_HEADER_BYTES", "Accepts", "Refusal", "check_headers", "read_acce
 
 MAX_HEADER_BYTES = 32 * 1024
 
+METHODS = ("POST", "GET", "DELETE")
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -43,16 +45,25 @@ class Accepts:
 
 
 def check_headers(headers: RawHeaders, method: str, allowed_hosts: Collection[str]) -> Accepts:
-    """Host and Origin, method, size, media types, in this order (A-14). Raises Refusal."""
+    """Host and Origin, method, size, media types, in this order (A-14). Raises Refusal.
+
+    GET and DELETE belong to sessions, which 2026-07-28 does not have (X-SEL-09).
+    """
     _check_hosts(headers, allowed_hosts)
-    if method != "POST":
-        raise Refusal(405, "Only POST is served here")
+    if method not in METHODS:
+        raise Refusal(405, f"Only {', '.join(METHODS)} are served here")
+    if method != "POST" and modern.VERSION in values(headers, "mcp-protocol-version"):
+        raise Refusal(405, f"Only POST is served to MCP {modern.VERSION}")
     if sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
         raise Refusal(431, f"The headers have more than {MAX_HEADER_BYTES} bytes")
+    accepts = read_accept(values(headers, "accept"))
+    if method == "GET" and not accepts.events:
+        raise Refusal(406, f"The Accept header must list {EVENTS}")
+    if method != "POST":
+        return accepts
     kinds = values(headers, "content-type")
     if [_media_type(kind) for kind in kinds] != [JSON]:
         raise Refusal(415, f"The Content-Type must be {JSON}")
-    accepts = read_accept(values(headers, "accept"))
     if not accepts.json and not accepts.events:
         raise Refusal(406, f"The Accept header must list {JSON} and {EVENTS}")
     return accepts

@@ -26,7 +26,7 @@ from taskengine.server.rounds import Rounds
 from taskengine.tool import Tool
 from taskengine.wire import modern
 
-__all__ = ["call_direct"]
+__all__ = ["call_direct", "in_thread"]
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ async def _run(tool: Tool, arguments: Mapping[str, Any], port: _Port) -> Outcome
     if tool.is_async:
         return await call_async(tool, arguments, port, **limits)
     sync_port = _SyncPort(port, asyncio.get_running_loop())
-    return await _in_thread(partial(call_sync, tool, arguments, sync_port, **limits), port.rounds.call.service.threads)
+    return await in_thread(partial(call_sync, tool, arguments, sync_port, **limits), port.rounds.call.service.threads)
 
 
 class _Facts:
@@ -200,7 +200,7 @@ class _SyncPort:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-async def _in_thread(function: Callable[[], T], room: asyncio.Semaphore) -> T:
+async def in_thread(function: Callable[[], T], room: asyncio.Semaphore) -> T:
     """What `function` returns or raises. A thread whose call was given up ends by itself, and never holds up the
     end of the process."""
     loop = asyncio.get_running_loop()

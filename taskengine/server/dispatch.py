@@ -48,7 +48,7 @@ async def _list_tools(call: Call) -> dict[str, Any]:
     if call.params.get("cursor") is not None:
         raise RpcError(INVALID_PARAMS, "The cursor is not valid: all tools are on the first page")
     service = call.service
-    return modern.list_tools_result(service.engine.tools.values(), service.settings.list_ttl, service.meta)
+    return modern.list_tools_result(service.listed_tools, service.settings.list_ttl, service.meta)
 
 
 _PLAIN: dict[str, Plain] = {
@@ -67,7 +67,7 @@ async def serve_modern(
     caller: Caller,
     message: Message,
     *,
-    raw_headers: RawHeaders,
+    raw_headers: RawHeaders | None,
     accepts: Accepts,
     receive: Receive,
     send: Send,
@@ -111,7 +111,7 @@ async def serve_modern(
             await exchange.run(lambda open_exchange: _STREAMING[message.method](call, open_exchange))
 
 
-def _checked(service: Service, caller: Caller, request: Request, raw_headers: RawHeaders) -> Call:
+def _checked(service: Service, caller: Caller, request: Request, raw_headers: RawHeaders | None) -> Call:
     """Envelope, headers against body, version, method. Raises RpcError for the first that fails."""
     envelope = modern.read_envelope(request)
     headers.check_routing(raw_headers, request, envelope.version)
@@ -119,13 +119,19 @@ def _checked(service: Service, caller: Caller, request: Request, raw_headers: Ra
         raise RpcError(
             UNSUPPORTED_VERSION,
             "This protocol version is not served",
-            {"supported": [modern.VERSION], "requested": envelope.version},
+            {"supported": _others(envelope.version), "requested": envelope.version},
         )
     if request.method not in _PLAIN and request.method not in _STREAMING:
         # A client that knows the handshake only can show its user nothing but this (X-SEL-18).
         data = {"supported": list(SERVED_VERSIONS)} if request.method == "initialize" else None
         raise RpcError(METHOD_NOT_FOUND, f"Method not found: {request.method[:128]}", data)
     return Call(service, caller, request, envelope, raw_headers)
+
+
+def _others(version: str) -> list[str]:
+    """What to try instead. Older revisions are served with a handshake only, so they are no answer to one of them that
+    came without (A-16)."""
+    return [modern.VERSION] if version in SERVED_VERSIONS else list(SERVED_VERSIONS)
 
 
 async def _coroutine(work: Awaitable[Any]) -> Any:

@@ -8,18 +8,19 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from taskengine.server.caller import identify
-from taskengine.server.checks import Refusal, check_headers
+from taskengine.server.checks import METHODS, Refusal, check_headers
 from taskengine.server.dispatch import serve_modern
 from taskengine.server.exchange import send_json
+from taskengine.server.legacy.endpoint import LegacyEndpoint
+from taskengine.server.legacy.line import Line
 from taskengine.server.service import Service
 from taskengine.wire import selection
 from taskengine.wire.headers import RawHeaders, values
-from taskengine.wire.jsonrpc import Request, RpcError, error_response, id_of, parse
+from taskengine.wire.jsonrpc import Batch, Message, RpcError, error_response, id_of, parse
 from taskengine.wire.selection import Wire
 
 __all__ = ["McpEndpoint"]
 
-ALLOW = ((b"allow", b"POST"),)
 BODY_S = 60.0
 """How long a body may take to come."""
 
@@ -29,16 +30,18 @@ class McpEndpoint:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._legacy = LegacyEndpoint(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self._service
         headers: RawHeaders = scope["headers"]
         try:
             accepts = check_headers(headers, scope["method"], service.allowed_hosts)
-            body = await _read_in_time(headers, receive, service.settings.max_body_bytes)
-            message = parse(body)
+            message: Message | Batch | None = None
+            if scope["method"] == "POST":
+                message = _parse(headers, await _read_in_time(headers, receive, service.settings.max_body_bytes))
         except Refusal as refusal:
-            extra = ALLOW if refusal.status == 405 else ()
+            extra = ((b"allow", ", ".join(METHODS).encode()),) if refusal.status == 405 else ()
             await send_json(send, refusal.status, error_response(None, refusal.error), extra)
             return
         except RpcError as error:
@@ -48,15 +51,30 @@ class McpEndpoint:
             return
         if not service.started:
             await service.start()
-        versions = values(headers, "mcp-protocol-version")
-        if selection.select(message, versions) is Wire.LEGACY:
-            request_id = message.id if isinstance(message, Request) else None
-            refused = selection.refuse_handshake(message, versions)
-            await send_json(send, 400, error_response(request_id, refused))
-            return
-        await serve_modern(
-            service, identify(scope), message, raw_headers=headers, accepts=accepts, receive=receive, send=send
-        )
+        caller = identify(scope)
+        if message is None:
+            if scope["method"] == "GET":
+                await self._legacy.get(caller, headers, Line(receive, send))
+            else:
+                await self._legacy.delete(caller, headers, send)
+        elif isinstance(message, Batch):
+            await self._legacy.batch(caller, headers, message, Line(receive, send, accepts))
+        elif selection.select(message, values(headers, "mcp-protocol-version")) is Wire.LEGACY:
+            await self._legacy.post(caller, headers, message, Line(receive, send, accepts))
+        else:
+            await serve_modern(
+                service, caller, message, raw_headers=headers, accepts=accepts, receive=receive, send=send
+            )
+
+
+def _parse(headers: RawHeaders, body: bytes) -> Message | Batch:
+    """What is in a body. Raises RpcError, and for a batch under a revision that has none."""
+    try:
+        return parse(body)
+    except Batch as batch:
+        if not selection.may_be_batch(batch.values, values(headers, "mcp-protocol-version")):
+            raise
+        return batch
 
 
 async def _read_in_time(headers: RawHeaders, receive: Receive, limit: int) -> bytes:

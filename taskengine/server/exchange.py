@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import Receive, Send
@@ -18,7 +19,7 @@ from taskengine.server.checks import Accepts
 from taskengine.server.errors import rpc_error
 from taskengine.wire.jsonrpc import INTERNAL_ERROR, RequestId, RpcError, dumps, error_response, result_response
 
-__all__ = ["Exchange", "Work", "send_empty", "send_json"]
+__all__ = ["Exchange", "Framing", "Work", "send_empty", "send_json"]
 
 logger = logging.getLogger("taskengine.server")
 
@@ -47,6 +48,20 @@ async def send_empty(send: Send, status: int) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+class Framing:
+    """How messages become events of a stream; a wire whose streams can be resumed labels them."""
+
+    opening = b""
+    """What a stream begins with."""
+    closing = b""
+    """What a stream ends with that its client shall come back for."""
+
+    def event(self, body: bytes) -> bytes:
+        return b"data: " + body + b"\n\n"
+
+
+PLAIN = Framing()
+
 Work = Callable[["Exchange"], Coroutine[Any, Any, Any]]
 """Gives the result of a request; raises what the error table knows. Cancelled with `disconnected` set when the client
 has gone, and without it when the server stops: then it should return, soon, what the client can go on from."""
@@ -64,7 +79,10 @@ class Exchange:
         *,
         keep_alive_s: float,
         status_of: Callable[[int], int],
+        framing: Framing = PLAIN,
+        limit_s: float | None = None,
     ) -> None:
+        """With `limit_s` the stream is closed after that time, for the client to come back for the rest."""
         self.request_id = request_id
         self.accepts = accepts
         self.disconnected = False
@@ -72,6 +90,8 @@ class Exchange:
         self._receive, self._send = receive, send
         self._keep_alive_s = keep_alive_s
         self._status_of = status_of
+        self._framing = framing
+        self._limit_s = limit_s
         self._streaming = False
         self._ended = False
         self._lock = asyncio.Lock()
@@ -81,15 +101,21 @@ class Exchange:
         """Do the work and answer with its result, or with the error it raises."""
         self._work = asyncio.create_task(work(self))
         watching = asyncio.create_task(self._until_disconnect())
+        loop = asyncio.get_running_loop()
+        until = None if self._limit_s is None else loop.time() + self._limit_s
         try:
             while True:
-                await asyncio.wait(
-                    {self._work, watching}, timeout=self._keep_alive_s, return_when=asyncio.FIRST_COMPLETED
-                )
+                pause = self._keep_alive_s if until is None else max(0.0, min(self._keep_alive_s, until - loop.time()))
+                await asyncio.wait({self._work, watching}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 if self._work.done():
                     await self._answer(self._work)
                     return
-                if watching.done():
+                over = until is not None and loop.time() >= until
+                if over and not self._framing.closing:  # its client could not come back for the rest
+                    over, until = False, None
+                if over:
+                    await self.part()
+                if watching.done() or over:
                     self.disconnected = True
                     self._work.cancel()
                     await asyncio.wait({self._work})
@@ -116,15 +142,30 @@ class Exchange:
         if not self.accepts.events:
             return
         try:
-            event = _event(message)
+            body = dumps(message)
         except TypeError as error:
             logger.debug("a notification has no JSON form and is dropped: %s", error)
             return
-        await self._write(event)
+        await self._write(self._framing.event(body))
 
     async def open_stream(self) -> None:
         """Commit to a stream before there is anything to say."""
         await self._write(b"")
+
+    async def part(self, *, for_good: bool = False) -> None:
+        """Close the stream without an answer; what the work gives afterwards is dropped. Unless it is `for_good`, the
+        client is told when to come back."""
+        await self._write(b"" if for_good else self._framing.closing, last=True)
+
+    async def leave(self) -> None:
+        """The stream is closed for good, and the work has ended; a client that reads nothing is not waited for."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await self.part(for_good=True)
+        self.disconnected = True
+        self.stop()
+        if self._work is not None:
+            await asyncio.wait({self._work}, timeout=FAREWELL_S)
 
     async def _comment(self) -> None:
         if self.accepts.events:
@@ -140,11 +181,8 @@ class Exchange:
             status, body = self._failure(error)
         except Exception as error:
             status, body = self._failure(rpc_error(error))
-        if self._streaming:
-            await self._write(_event_of(body), last=True)
-        elif status == 200 and not self.accepts.json:
-            await self.open_stream()
-            await self._write(_event_of(body), last=True)
+        if self._streaming or (status == 200 and not self.accepts.json):
+            await self._write(self._framing.event(body), last=True)
         else:
             await self._write_json(status, body)
 
@@ -168,20 +206,13 @@ class Exchange:
             if not self._streaming:
                 self._streaming = True
                 await self._send({"type": "http.response.start", "status": 200, "headers": EVENT_HEADERS})
+                chunk = self._framing.opening + chunk
             self._ended = last
             await self._send({"type": "http.response.body", "body": chunk, "more_body": not last})
 
     async def _until_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-
-def _event(message: Mapping[str, Any]) -> bytes:
-    return _event_of(dumps(message))
-
-
-def _event_of(body: bytes) -> bytes:
-    return b"data: " + body + b"\n\n"
 
 
 def _forget(work: asyncio.Task[Any]) -> None:

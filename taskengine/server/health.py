@@ -47,10 +47,12 @@ class Health:
         return "ok"
 
     async def _schema(self) -> str:
-        revision, needed = await self._service.store.schema_revision(), _head()
-        if revision == needed:
+        revision = await self._service.store.schema_revision()
+        if not _is_behind(revision):
             return "ok"
-        return f"the database is at {revision or 'nothing'}, this version needs {needed}: run taskengine migrate"
+        return (
+            f"the database is at {revision or 'nothing'}, this version needs {migrate.head()}: run taskengine migrate"
+        )
 
     async def _broker(self) -> str:
         await asyncio.to_thread(self._service.bell.check, TIMEOUT_S)
@@ -68,5 +70,5 @@ async def _answer(check: tuple[str, Callable[[], Awaitable[str]]]) -> str:
 
 
 @cache
-def _head() -> str:
-    return migrate.head()
+def _is_behind(revision: str | None) -> bool:
+    return migrate.is_behind(revision)

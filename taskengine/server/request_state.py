@@ -21,7 +21,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from taskengine.errors import EngineError
 from taskengine.settings import Settings
 
-__all__ = ["RequestState", "RequestStateError", "Sealer", "digest"]
+__all__ = ["RequestState", "RequestStateError", "Sealer", "canonical", "digest"]
 
 
 class RequestStateError(EngineError):
@@ -69,9 +69,13 @@ class Sealer:
     async def prepare(self) -> None:
         """Have the key at hand. Raises StoreUnavailable when it is in a database that is away."""
         if self._fernet is None:
-            secret = self._own if self._own is not None else await self._shared_secret()
-            key = base64.urlsafe_b64encode(hashlib.sha256(b"taskengine request state\0" + secret).digest())
-            self._fernet = MultiFernet([Fernet(key)])
+            self._fernet = await self.box("request state")
+
+    async def box(self, purpose: str) -> MultiFernet:
+        """Seals for one purpose: what was sealed for another does not open. Raises StoreUnavailable."""
+        secret = self._own if self._own is not None else await self._shared_secret()
+        key = hashlib.sha256(f"taskengine {purpose}\0".encode() + secret).digest()
+        return MultiFernet([Fernet(base64.urlsafe_b64encode(key))])
 
     async def seal(self, state: RequestState) -> str:
         """Raises StoreUnavailable."""
@@ -86,7 +90,7 @@ class Sealer:
         await self.prepare()
         assert self._fernet is not None
         try:
-            text = self._fernet.decrypt(_canonical(token), ttl=int(self._ttl.total_seconds()))
+            text = self._fernet.decrypt(canonical(token), ttl=int(self._ttl.total_seconds()))
             sealed_at = self._fernet.extract_timestamp(token)
         except (InvalidToken, ValueError):
             raise RequestStateError(
@@ -99,7 +103,7 @@ class Sealer:
         return state
 
 
-def _canonical(token: str) -> bytes:
+def canonical(token: str) -> bytes:
     """The token, if it is exactly what was sealed. Raises ValueError: Base64 readers overlook what is appended."""
     given = token.encode("ascii")
     if base64.urlsafe_b64encode(base64.b64decode(given, altchars=b"-_", validate=True)) != given:

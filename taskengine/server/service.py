@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
+from taskengine import bridge
 from taskengine.engine import TaskEngine
 from taskengine.errors import EngineError, StoreUnavailable, TaskNotFound
 from taskengine.jobs.bell import Bell
@@ -40,6 +41,8 @@ class Service:
         self.engine = engine
         self.settings = settings
         self.meta = modern.identity(engine)
+        self.handles = bridge.offered(settings)
+        """The engine's own tools, which serve hosts that know no tasks; none where they are hidden."""
         self.allowed_hosts = _allowed_hosts(settings)
         self.bell = Bell(settings)
         self.sealer = Sealer(settings, self._shared_secret)
@@ -47,6 +50,8 @@ class Service:
         """The front end ends: it is not ready any more, and no client's absence means that its call is cancelled."""
         self.threads = asyncio.Semaphore(MAX_THREADS)
         """Room for `def` tools that make no task."""
+        self.on_stop: list[Callable[[], None]] = []
+        """Called once at the end, when no request is open any more."""
         self._store: Store | None = None
         self._starting = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -108,6 +113,8 @@ class Service:
                 return
             with suppress(ValueError):
                 self.engine.on_tools_changed.remove(self._tools_changed)
+            for function in self.on_stop:
+                function()
             if self._background:
                 await asyncio.wait(self._background, timeout=CANCEL_PAUSE_S)
             await asyncio.to_thread(self.bell.stop)
@@ -134,6 +141,16 @@ class Service:
         """Cancel a synchronous call whose client has gone, in the background (A-33)."""
         if not self.stopping:
             self._spawn(self._cancel(task_id, caller))
+
+    def bridges(self, tool: Tool) -> bool:
+        """Whether a call of this tool, by a client without tasks, may end with a task that the handle tools serve."""
+        return tool.durable and tool.bridge and bool(self.handles)
+
+    @property
+    def listed_tools(self) -> list[Tool]:
+        """All tools as any client may see them: the application's in their order, then the engine's own."""
+        own = [bridge.listed(tool) if self.bridges(tool) else tool for tool in self.engine.tools.values()]
+        return [*own, *self.handles.values()]
 
     async def announce_tools(self) -> None:
         """Tell the listening clients of all front ends; a database that is away keeps them uninformed."""

@@ -10,9 +10,11 @@ from taskengine.errors import BadAnswer
 from taskengine.questions import check_answer
 from taskengine.records import Question, TaskRecord
 from taskengine.server.call import Call
+from taskengine.server.caller import Caller
+from taskengine.server.service import Service
 from taskengine.wire import modern
 
-__all__ = ["answer", "cancel_task", "get_task", "update_task"]
+__all__ = ["answer", "cancel_task", "fitting_answers", "get_task", "store_answers", "update_task"]
 
 audit = logging.getLogger("taskengine.audit")
 
@@ -49,13 +51,18 @@ async def cancel_task(call: Call) -> dict[str, Any]:
 
 async def answer(call: Call, record: TaskRecord, responses: Mapping[str, Any]) -> None:
     """Store those responses that answer the task's open questions. Raises BadAnswer, having stored none."""
+    await store_answers(call.service, call.caller, record, responses)
+
+
+async def store_answers(service: Service, caller: Caller, record: TaskRecord, responses: Mapping[str, Any]) -> None:
+    """The same for any wire."""
     fitting = fitting_answers(record.open_questions, responses)
     if not fitting:
         return
-    doorbell = await call.service.store.inputs.answer(record.id, call.caller.owner, fitting)
-    audit.info("task %s got %d answers from %s", record.id, len(fitting), call.caller.owner)
+    doorbell = await service.store.inputs.answer(record.id, caller.owner, fitting)
+    audit.info("task %s got %d answers from %s", record.id, len(fitting), caller.owner)
     if doorbell is not None:
-        call.service.bell.ring(doorbell)
+        service.bell.ring(doorbell)
 
 
 def fitting_answers(questions: tuple[Question, ...], responses: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

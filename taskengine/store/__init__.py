@@ -10,7 +10,9 @@ from taskengine.store.attempts import Attempts
 from taskengine.store.changes import Changes
 from taskengine.store.database import Database
 from taskengine.store.inputs import Inputs
+from taskengine.store.inspection import Inspection
 from taskengine.store.keys import Keys
+from taskengine.store.sessions import Sessions
 from taskengine.store.tasks import Tasks
 from taskengine.store.upkeep import Upkeep
 from taskengine.store.workers import Workers
@@ -28,7 +30,9 @@ class Store:
         self.inputs = Inputs(database)
         self.workers = Workers(database)
         self.upkeep = Upkeep(database)
+        self.inspection = Inspection(database)
         self.keys = Keys(database)
+        self.sessions = Sessions(database)
         self.changes = Changes(database)
 
     @classmethod

@@ -213,6 +213,7 @@ class Attempts:
             await connection.execute(
                 insert(logs), [{"task_id": claim.task_id, "attempt": claim.attempt, **line} for line in lines]
             )
+            await connection.execute(select(func.pg_notify(channels.TASKS, claim.task_id)))
 
     async def suspend(self, claim: Claim, questions: Sequence[Question], status_message: str) -> None:
         """End the attempt with these questions open: the task waits and holds no worker. Raises ClaimLost."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -19,6 +19,7 @@ from taskengine.errors import StoreUnavailable
 from taskengine.store import channels
 from taskengine.store.database import Database
 from taskengine.store.listener import Listener
+from taskengine.store.sessions import Notice
 from taskengine.store.tables import tasks
 
 __all__ = ["Changes", "ToolsWatch", "Watch"]
@@ -41,14 +42,20 @@ class Watch:
         self.ids.add(task_id)
         self._changes.attach(task_id, self)
 
+    def drop(self, task_id: str) -> None:
+        self.ids.discard(task_id)
+        self._changes.detach(task_id, self)
+
     def mark(self, task_id: str) -> None:
         self._changed.add(task_id)
         self._ready.set()
 
     async def next(self, timeout_s: float | None = None) -> set[str]:
         """Ids changed since the last call; waits for the first up to `timeout_s`, then returns an empty set."""
+        # `wait_for` of Python 3.11 loses a cancellation that comes together with what is waited for.
         try:
-            await asyncio.wait_for(self._ready.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._ready.wait()
         except TimeoutError:
             return set()
         changed, self._changed = self._changed, set()
@@ -66,7 +73,8 @@ class ToolsWatch:
     async def next(self, timeout_s: float | None = None) -> bool:
         """Whether the list of tools changed since the last call; waits up to `timeout_s` for it."""
         try:
-            await asyncio.wait_for(self._ready.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._ready.wait()
         except TimeoutError:
             return False
         self._ready.clear()
@@ -80,12 +88,23 @@ class Changes:
         self._seen: dict[str, datetime] = {}
         self._tools: set[ToolsWatch] = set()
         self._listener = Listener(
-            database.url, {channels.TASKS: self._mark, channels.TOOLS: self._mark_tools}, self._mark_all
+            database.url,
+            {channels.TASKS: self._mark, channels.SESSIONS: self._pass_on, channels.TOOLS: self._mark_tools},
+            self._mark_all,
         )
+        self.on_notice: list[Callable[[Notice], None]] = []
+        """Called for each notice to a session, once this process listens; one that is lost is not repeated."""
         self._hearing = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
 
-    def _start(self) -> None:
+    async def hear(self) -> None:
+        """Listen, as if something were watched; what is told from now on is heard, unless the database is away."""
+        self.listen()
+        with contextlib.suppress(TimeoutError):  # without a session yet, announcements would pass unheard
+            async with asyncio.timeout(LOOK_S):
+                await self._hearing.wait()
+
+    def listen(self) -> None:
         """Listen from the first watch on: a process that watches nothing holds no session for it."""
         if self._looking is None:
             self._listener.start()
@@ -101,7 +120,7 @@ class Changes:
     @asynccontextmanager
     async def watch(self, task_ids: Iterable[str] = ()) -> AsyncIterator[Watch]:
         """Changes after entering are seen: enter first, then read the state, then wait."""
-        self._start()
+        self.listen()
         watch = Watch(self)
         for task_id in task_ids:
             watch.add(task_id)
@@ -109,17 +128,11 @@ class Changes:
             yield watch
         finally:
             for task_id in watch.ids:
-                watches = self._watches.get(task_id, set())
-                watches.discard(watch)
-                if not watches:
-                    self._watches.pop(task_id, None)
-                    self._seen.pop(task_id, None)
+                self.detach(task_id, watch)
 
     @asynccontextmanager
     async def watch_tools(self) -> AsyncIterator[ToolsWatch]:
-        self._start()
-        with contextlib.suppress(TimeoutError):  # without a session yet, announcements would pass unheard
-            await asyncio.wait_for(self._hearing.wait(), LOOK_S)
+        await self.hear()
         watch = ToolsWatch()
         self._tools.add(watch)
         try:
@@ -134,6 +147,13 @@ class Changes:
     def attach(self, task_id: str, watch: Watch) -> None:
         self._watches.setdefault(task_id, set()).add(watch)
 
+    def detach(self, task_id: str, watch: Watch) -> None:
+        watches = self._watches.get(task_id, set())
+        watches.discard(watch)
+        if not watches:
+            self._watches.pop(task_id, None)
+            self._seen.pop(task_id, None)
+
     def _mark(self, task_id: str) -> None:
         for watch in self._watches.get(task_id, ()):
             watch.mark(task_id)
@@ -141,6 +161,12 @@ class Changes:
     def _mark_tools(self, _payload: str) -> None:
         for watch in self._tools:
             watch.mark()
+
+    def _pass_on(self, payload: str) -> None:
+        notice = Notice.parse(payload)
+        if notice is not None:
+            for function in list(self.on_notice):
+                function(notice)
 
     def _mark_all(self) -> None:
         """The session that hears is new: whatever was told before it came may have been missed."""

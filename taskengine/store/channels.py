@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import CTE, ColumnElement, Select, func, literal, select
 
-__all__ = ["TASKS", "TOOLS", "WORKERS", "telling"]
+__all__ = ["SESSIONS", "TASKS", "TOOLS", "WORKERS", "telling"]
 
 TASKS = "taskengine_tasks"
 """Payload: the id of a task of which something visible changed."""
@@ -18,6 +18,9 @@ WORKERS = "taskengine_workers"
 """Payload: the id of a worker that should look at the tasks it holds."""
 TOOLS = "taskengine_tools"
 """No payload: the list of tools changed."""
+
+SESSIONS = "taskengine_sessions"
+"""Payload: a session of 2025-11-25 and what its open streams and calls should know (`Notice`)."""
 
 
 def telling(changed: CTE, *columns: ColumnElement[Any]) -> Select[Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import ColumnElement, exists, func, literal_column, or_, select, update
 
 from taskengine.content import clean_text
 from taskengine.errors import TaskNotFound
@@ -18,6 +19,9 @@ from taskengine.store.tables import inputs, tasks
 from taskengine.store.tasks import touched
 
 __all__ = ["Inputs"]
+
+
+_SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
 
 
 class Inputs:
@@ -87,3 +91,45 @@ class Inputs:
             )
             await connection.execute(channels.telling(partly, partly.c.id))
             return None
+
+    async def offer(self, task_id: str, keys: Collection[str], stream: str, seconds: float) -> set[str]:
+        """Those of these open questions that `stream` alone may put to its client for that long (A-26)."""
+        free = or_(
+            inputs.c.offered_to.is_(None),
+            inputs.c.offered_to == stream,
+            inputs.c.offered_until < func.clock_timestamp(),
+        )
+        return await self._offer(task_id, keys, stream, seconds, free)
+
+    async def renew(self, task_id: str, keys: Collection[str], stream: str, seconds: float) -> set[str]:
+        """Those of these that are still open and still this stream's."""
+        return await self._offer(task_id, keys, stream, seconds, inputs.c.offered_to == stream)
+
+    async def _offer(
+        self, task_id: str, keys: Collection[str], stream: str, seconds: float, which: ColumnElement[bool]
+    ) -> set[str]:
+        if not keys:
+            return set()
+        offered = await self._database.run(
+            update(inputs)
+            .where(inputs.c.task_id == task_id, inputs.c.key.in_(list(keys)), inputs.c.response.is_(None), which)
+            .values(offered_to=stream, offered_until=func.clock_timestamp() + seconds * _SECOND)
+            .returning(inputs.c.key)
+        )
+        return {row.key for row in offered}
+
+    async def take_back(self, task_id: str, key: str | None = None, stream: str | None = None) -> None:
+        """What the stream offered, or what was offered under the key, may be offered by any; its watchers are told."""
+        which = [inputs.c.task_id == task_id, inputs.c.response.is_(None), inputs.c.offered_to.is_not(None)]
+        if key is not None:
+            which.append(inputs.c.key == key)
+        if stream is not None:
+            which.append(inputs.c.offered_to == stream)
+        freed = (
+            update(inputs)
+            .where(*which)
+            .values(offered_to=None, offered_until=None)
+            .returning(inputs.c.task_id.label("id"))
+            .cte("freed")
+        )
+        await self._database.run(channels.telling(freed, freed.c.id))

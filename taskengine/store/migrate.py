@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 from taskengine.errors import StoreUnavailable
 from taskengine.store.database import driver_url, reason, unavailable
 
-__all__ = ["VERSION_TABLE", "downgrade", "head", "scripts", "sql", "upgrade"]
+__all__ = ["VERSION_TABLE", "downgrade", "head", "is_behind", "scripts", "sql", "upgrade"]
 
 VERSION_TABLE = "taskengine_schema"
 _LOCK = 0x7461736B  # "task"
@@ -39,6 +39,16 @@ def head() -> str:
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     assert revision is not None
     return revision
+
+
+def is_behind(revision: str | None) -> bool:
+    """Whether a database at `revision` (None: never migrated) lacks what this code needs.
+
+    One that this code has never heard of is a newer version's: during a deploy the schema comes first, and the front
+    ends of the version before it must stay in service until they are replaced.
+    """
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return revision is None or (revision in known and revision != head())
 
 
 def upgrade(url: str, revision: str = "head") -> None:

@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["dump", "load"]
 
 
-def dump(value: Mapping[str, Any] | Sequence[Any]) -> str:
+def dump(value: Mapping[str, Any] | Sequence[Any] | str | int) -> str:
     """Compact JSON. Characters outside ASCII are escaped, so that no value is refused by a text column."""
     return json.dumps(value, separators=(",", ":"), default=dict)
 

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from taskengine.lifecycle import STATES, Phase, Status
 
-__all__ = ["inputs", "keys", "logs", "metadata", "tasks", "workers"]
+__all__ = ["inputs", "keys", "letters", "logs", "metadata", "sessions", "tasks", "workers"]
 
 metadata = MetaData(
     naming_convention={
@@ -57,6 +57,9 @@ tasks = Table(
     Column("capabilities", Text, nullable=False, comment="what the client declared on the call"),
     Column("first", Text, nullable=False, server_default="{}", comment="answers to the tool's ask_first questions"),
     Column("nonce", Text, unique=True, comment="single use of a requestState"),
+    Column("session", Text, comment="the 2025-11-25 session that is told of changes"),
+    Column("progress_token", Text, comment="of the creating call, as JSON; it holds to the end (L-PROG-08)"),
+    Column("dedupe", Text, comment="digest of a call that is joined while it runs"),
     Column("status_message", Text),
     Column("progress", Double),
     Column("progress_total", Double),
@@ -82,9 +85,18 @@ tasks = Table(
     CheckConstraint(f"(phase = '{Phase.DONE}') = (ended_at IS NOT NULL)", name="done_has_end"),
     CheckConstraint("attempt >= 0 AND crashes >= 0 AND base_ttl_ms > 0 AND ttl_ms > 0", name="counts"),
     Index("ix_tasks_due", "queue", "created_at", postgresql_where=text(f"phase = '{Phase.QUEUED}'")),
+    Index(
+        "ix_tasks_dedupe",
+        "owner",
+        "dedupe",
+        unique=True,
+        postgresql_where=text(f"dedupe IS NOT NULL AND phase <> '{Phase.DONE}'"),
+    ),
     Index("ix_tasks_held", "worker_id", postgresql_where=text("worker_id IS NOT NULL")),
     Index("ix_tasks_alive", "expires_at", postgresql_where=text(f"phase <> '{Phase.DONE}'")),
+    Index("ix_tasks_owner", "owner", "created_at", "id"),
     Index("ix_tasks_sweep", "expires_at", postgresql_where=text(f"phase = '{Phase.DONE}'")),
+    Index("ix_tasks_session", "session", postgresql_where=text("session IS NOT NULL")),
 )
 
 inputs = Table(
@@ -99,6 +111,8 @@ inputs = Table(
     Column("response", Text, comment="null while the question is open"),
     Column("asked_at", _TIME, nullable=False, server_default=func.now()),
     Column("answered_at", _TIME),
+    Column("offered_to", Text, comment="the one stream of 2025-11-25 that has put it to its client (A-26)"),
+    Column("offered_until", _TIME, comment="unless that stream renews it, another may offer it then"),
     CheckConstraint("(response IS NULL) = (answered_at IS NULL)", name="answered_has_time"),
     Index("ix_inputs_open", "task_id", postgresql_where=text("response IS NULL")),
 )
@@ -136,3 +150,23 @@ keys = Table(
     Column("secret", Text, nullable=False, comment="base64"),
     Column("created_at", _TIME, nullable=False, server_default=func.now()),
 )
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True, comment="the random part of a session id; all else is inside the id"),
+    Column("log_level", Text, comment="as set by logging/setLevel"),
+    Column("ended_at", _TIME, comment="the client ended it; null while it goes on"),
+    Column("expires_at", _TIME, nullable=False, comment="its id is not valid after this"),
+    Index(None, "expires_at"),
+)
+
+letters = Table(
+    "letters",
+    metadata,
+    Column("id", Text, primary_key=True, comment="the request of ours that this answers"),
+    Column("body", Text, nullable=False),
+    Column("expires_at", _TIME, nullable=False),
+    Index(None, "expires_at"),
+)
+"""Responses that reached another front end than the one whose call waits for them."""

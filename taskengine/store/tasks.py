@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Delete, Row, Select, bindparam, case, delete, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Delete,
+    Row,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from taskengine.errors import TaskNotFound
 from taskengine.lifecycle import LONGEST_POLL, Event, Phase, Status, sources, target
-from taskengine.records import Doorbell, NewTask, Question, TaskRecord
+from taskengine.records import Doorbell, LogLine, NewTask, Question, TaskRecord
 from taskengine.store import channels, retention
 from taskengine.store.database import Database
 from taskengine.store.payload import dump, load
-from taskengine.store.tables import inputs, tasks
+from taskengine.store.tables import inputs, logs, tasks
 
 __all__ = ["Tasks"]
 
+CREATE_TRIES = 3
+_SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
 _LONGEST_POLL_MS = LONGEST_POLL // timedelta(milliseconds=1)
 
 _open_questions = (
@@ -52,6 +73,8 @@ _VISIBLE = (
     tasks.c.ttl_ms,
     tasks.c.poll_interval_ms,
     case((tasks.c.phase == Phase.WAITING, _open_questions)).label("open_questions"),
+    tasks.c.session,
+    tasks.c.progress_token,
 )
 
 
@@ -69,6 +92,9 @@ _CREATE = (
         capabilities=bindparam("capabilities"),
         first=bindparam("first"),
         nonce=bindparam("nonce"),
+        dedupe=bindparam("dedupe"),
+        session=bindparam("session"),
+        progress_token=bindparam("progress_token"),
         status_message="Waiting for a worker",
         base_ttl_ms=bindparam("ttl_ms"),
         ttl_ms=bindparam("ttl_ms"),
@@ -92,7 +118,8 @@ class Tasks:
         """Store the call; it is accepted once this returns. The doorbell is for whoever rings.
 
         Repeating it with the same id changes nothing, so a create whose outcome was not learned may be repeated. When
-        `new.nonce` was used before, nothing is stored and the earlier task is returned without a doorbell.
+        `new.nonce` was used before, or a task with its `dedupe` is alive, nothing is stored and the earlier task is
+        returned without a doorbell.
         """
         values = {
             "id": new.id,
@@ -103,14 +130,22 @@ class Tasks:
             "capabilities": dump(new.capabilities),
             "first": dump(new.first),
             "nonce": new.nonce,
+            "dedupe": new.dedupe,
+            "session": new.session,
+            "progress_token": None if new.progress_token is None else dump(new.progress_token),
             "ttl_ms": new.ttl_ms,
             "poll_interval_ms": min(new.poll_interval_ms, _LONGEST_POLL_MS),
         }
-        row = (await self._database.run(_CREATE, values)).one_or_none()
-        if row is not None:
-            return _record(row), Doorbell(new.id, 1, new.queue)
-        earlier = tasks.c.id == new.id if new.nonce is None else tasks.c.nonce == new.nonce
-        return await self._one(_visible_to(new.owner).where(earlier), new.id), None
+        for _ in range(CREATE_TRIES):
+            row = (await self._database.run(_CREATE, values)).one_or_none()
+            if row is not None:
+                return _record(row), Doorbell(new.id, 1, new.queue)
+            for earlier in _earlier(new):
+                row = (await self._database.run(_visible_to(new.owner).where(earlier))).one_or_none()
+                if row is not None:
+                    return _record(row), None
+            # The task that stood in the way has ended in between: there is room now.
+        raise TaskNotFound(new.id)
 
     async def get(self, task_id: str, owner: str) -> TaskRecord:
         """Raises TaskNotFound for an unknown, expired or foreign id alike."""
@@ -123,6 +158,47 @@ class Tasks:
         """Those of `task_ids` that the owner may see, by id."""
         found = await self._database.run(_visible_to(owner).where(tasks.c.id.in_(list(task_ids))))
         return {row.id: _record(row) for row in found}
+
+    async def page(self, owner: str, before: tuple[datetime, str] | None, limit: int) -> list[TaskRecord]:
+        """Up to `limit` tasks of the owner, newest first, without their results; those made before the (created_at, id)
+        of another."""
+        older = _listed_for(owner)
+        if before is not None:
+            older = older.where(tuple_(tasks.c.created_at, tasks.c.id) < tuple_(*before))
+        newest_first = older.order_by(tasks.c.created_at.desc(), tasks.c.id.desc()).limit(limit)
+        return [_record(row) for row in await self._database.run(newest_first)]
+
+    async def of_session(self, session: str, owner: str, since: datetime | None, limit: int) -> list[TaskRecord]:
+        """The tasks that the session is told of, without their results: those alive, and those that changed after
+        `since`."""
+        interesting = tasks.c.phase != Phase.DONE
+        if since is not None:
+            interesting = or_(interesting, tasks.c.updated_at > since)
+        found = _listed_for(owner).where(tasks.c.session == session, interesting)
+        newest_first = found.order_by(tasks.c.created_at.desc()).limit(limit)
+        return [_record(row) for row in await self._database.run(newest_first)]
+
+    async def lines(self, task_id: str, owner: str, after: int, limit: int) -> list[LogLine]:
+        """Log lines of the task past the id `after`, oldest first."""
+        found = await self._database.run(
+            select(logs.c.id, logs.c.level, logs.c.logger, logs.c.data, logs.c.at)
+            .join(tasks, tasks.c.id == logs.c.task_id)
+            .where(logs.c.task_id == task_id, tasks.c.owner == owner, logs.c.id > after)
+            .order_by(logs.c.id)
+            .limit(limit)
+        )
+        return [LogLine(row.id, row.level, row.logger, row.data, row.at) for row in found]
+
+    async def recent(self, owner: str, ended_within_s: float, limit: int) -> list[TaskRecord]:
+        """The owner's live tasks, and those that ended within this time, newest first; without their results."""
+        ended = func.clock_timestamp() - ended_within_s * _SECOND
+        found = await self._database.run(
+            _listed_for(owner)
+            .where(or_(tasks.c.phase != Phase.DONE, tasks.c.ended_at > ended))
+            .order_by(tasks.c.created_at.desc(), tasks.c.id)
+            .limit(limit)
+        )
+        return [_record(row) for row in found]
 
     async def cancel(self, task_id: str, owner: str) -> None:
         """The task is cancelled when this returns, unless it had ended before (A-08). Raises TaskNotFound."""
@@ -157,6 +233,16 @@ class Tasks:
         return _record(row)
 
 
+def _earlier(new: NewTask) -> list[ColumnElement[bool]]:
+    """Which tasks may stand in the way of this one, the first that counts first."""
+    found = [tasks.c.id == new.id]
+    if new.nonce is not None:
+        found.append(tasks.c.nonce == new.nonce)
+    if new.dedupe is not None:
+        found.append(and_(tasks.c.dedupe == new.dedupe, tasks.c.phase != Phase.DONE))
+    return found
+
+
 def ending(event: Event) -> dict[str, ColumnElement[Any] | Any]:
     """The SET common to every end of a task: no holder, an end time, and time left to read it."""
     status, phase = target(event)
@@ -185,6 +271,12 @@ def _visible_to(owner: str) -> Select[Any]:
     return select(*_VISIBLE).where(tasks.c.owner == owner, retention.readable())
 
 
+def _listed_for(owner: str) -> Select[Any]:
+    """The same without results, which may be large and which no list shows."""
+    columns = [cast(null(), Text).label("result") if column is tasks.c.result else column for column in _VISIBLE]
+    return select(*columns).where(tasks.c.owner == owner, retention.readable())
+
+
 def _record(row: Row[Any]) -> TaskRecord:
     return TaskRecord(
         id=row.id,
@@ -205,4 +297,6 @@ def _record(row: Row[Any]) -> TaskRecord:
         ttl_ms=row.ttl_ms,
         poll_interval_ms=row.poll_interval_ms,
         open_questions=tuple(Question(key, method, load(params)) for key, method, params in row.open_questions or ()),
+        session=row.session,
+        progress_token=None if row.progress_token is None else load(row.progress_token),
     )

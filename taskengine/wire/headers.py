@@ -45,8 +45,13 @@ def values(headers: RawHeaders, name: str) -> list[str]:
     return [value.strip(b" \t").decode("latin-1") for key, value in headers if key.lower() == wanted]
 
 
-def check_routing(headers: RawHeaders, request: Request, version: str) -> None:
-    """`MCP-Protocol-Version`, `Mcp-Method` and `Mcp-Name` are there once and repeat the body (M-HDR-01 to M-HDR-06)."""
+def check_routing(headers: RawHeaders | None, request: Request, version: str) -> None:
+    """`MCP-Protocol-Version`, `Mcp-Method` and `Mcp-Name` are there once and repeat the body (M-HDR-01 to M-HDR-06).
+
+    None stands for a transport that has no headers: the body is all there is (M-STDIO-07).
+    """
+    if headers is None:
+        return
     _match(headers, VERSION, "MCP-Protocol-Version", version)
     _match(headers, METHOD, "Mcp-Method", request.method)
     source = NAME_SOURCES.get(request.method)
@@ -63,8 +68,12 @@ def check_routing(headers: RawHeaders, request: Request, version: str) -> None:
         raise RpcError(HEADER_MISMATCH, f"The header Mcp-Name is there, but params.{source} is not text")
 
 
-def check_parameters(headers: RawHeaders, parameters: Iterable[HeaderParameter], arguments: Mapping[str, Any]) -> None:
+def check_parameters(
+    headers: RawHeaders | None, parameters: Iterable[HeaderParameter], arguments: Mapping[str, Any]
+) -> None:
     """Each annotated argument is repeated by its header, and no header speaks of an absent one (M-HDR-18, A-12)."""
+    if headers is None:
+        return
     for parameter in parameters:
         title = f"Mcp-Param-{parameter.name}"
         found = _only(headers, f"{PARAMETER_PREFIX}{parameter.name}", title)

@@ -24,6 +24,7 @@ __all__ = [
     "MISSING_CAPABILITY",
     "PARSE_ERROR",
     "UNSUPPORTED_VERSION",
+    "Batch",
     "Message",
     "Notification",
     "Request",
@@ -36,6 +37,7 @@ __all__ = [
     "notification",
     "parse",
     "raw",
+    "read",
     "result_response",
 ]
 
@@ -93,18 +95,33 @@ class Response:
 Message = Request | Notification | Response
 
 
+class Batch(RpcError):
+    """A body that holds several messages; whoever serves 2025-03-26 may take its `values` for what they are."""
+
+    def __init__(self, values: list[Any]) -> None:
+        super().__init__(INVALID_REQUEST, "Batches are not supported: send each message in a request of its own")
+        self.values = values
+
+
 def parse(body: bytes) -> Message:
-    """The one message in a body. Raises RpcError: -32700 for what is not JSON (X-TRANS-11), -32600 for the rest."""
+    """The one message in a body. Raises RpcError: -32700 for what is not JSON (X-TRANS-11), -32600 for the rest, as
+    `Batch` for an array."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise RpcError(PARSE_ERROR, f"The body is not valid JSON: {_where(error)}") from None
+    if _is_deeper(value, body, MAX_DEPTH):
+        flatter = f"The message is nested more than {MAX_DEPTH} levels deep: send it flatter"
+        raise _Unreadable.of(value, flatter) if isinstance(value, dict) else RpcError(INVALID_REQUEST, flatter)
     if isinstance(value, list):
-        raise RpcError(INVALID_REQUEST, "Batches are not supported: send each message in a request of its own")
+        raise Batch(value)
+    return read(value)
+
+
+def read(value: Any) -> Message:
+    """The message that a JSON value is. Raises RpcError -32600."""
     if not isinstance(value, dict):
         raise RpcError(INVALID_REQUEST, "A message is a JSON object")
-    if _is_deeper(value, body, MAX_DEPTH):
-        raise _Unreadable.of(value, f"The message is nested more than {MAX_DEPTH} levels deep: send it flatter")
     if value.get("jsonrpc") != "2.0":
         raise _Unreadable.of(value, 'A message has "jsonrpc": "2.0"')
     if "method" not in value and ("result" in value or "error" in value):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from typing import Any
 
-from taskengine.wire import modern
-from taskengine.wire.jsonrpc import UNSUPPORTED_VERSION, Message, Request, RpcError
+from taskengine.wire import handshake, modern
+from taskengine.wire.jsonrpc import Message, Request
 
-__all__ = ["HANDSHAKE_VERSIONS", "SERVED_VERSIONS", "Wire", "refuse_handshake", "select"]
+__all__ = ["HANDSHAKE_VERSIONS", "SERVED_VERSIONS", "Wire", "may_be_batch", "select"]
 
-HANDSHAKE_VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
+HANDSHAKE_VERSIONS = (*handshake.VERSIONS, "2024-11-05")
 """Revisions that begin with `initialize`. A header naming one of them selects the legacy rules."""
 
-SERVED_VERSIONS = (modern.VERSION,)
+SERVED_VERSIONS = (modern.VERSION, *handshake.VERSIONS)
 """What `server/discover` and refusals name. Only what is served stands here (M-DISC-06, M-VER-02)."""
 
 
@@ -36,13 +37,9 @@ def select(message: Message, version_headers: Sequence[str]) -> Wire:
     return Wire.MODERN if modern.VERSION in version_headers else Wire.LEGACY
 
 
-def refuse_handshake(message: Message, version_headers: Sequence[str]) -> RpcError:
-    """What a client of a revision with a handshake is told as long as none is served."""
-    asked = message.params.get("protocolVersion") if isinstance(message, Request) and message.params else None
-    requested = asked if isinstance(asked, str) else next(iter(version_headers), Wire.LEGACY.value)
-    return RpcError(
-        UNSUPPORTED_VERSION,
-        f"This server speaks MCP {', '.join(SERVED_VERSIONS)} only, without a handshake: "
-        "send that version in the MCP-Protocol-Version header and in params._meta of each request",
-        {"supported": list(SERVED_VERSIONS), "requested": requested},
-    )
+def may_be_batch(values: Iterable[Any], version_headers: Sequence[str]) -> bool:
+    """Whether an array of messages may be one: only 2025-03-26 has batches, which its session then tells (M-TRANS-10,
+    L-TRANS-03)."""
+    params = [value.get("params") for value in values if isinstance(value, dict)]
+    marked = any(modern.is_marked(each) for each in params if isinstance(each, dict))
+    return not marked and all(value in HANDSHAKE_VERSIONS for value in version_headers)

@@ -97,6 +97,12 @@ async def greet_later(ctx: Context) -> str:
     return f"Hello, {ctx.first['name'].data.name}!"
 
 
+@engine.tool(task="required", bridge=False)
+async def tasks_only() -> str:
+    """Serve clients that know tasks, and no others."""
+    return "known"
+
+
 @engine.tool(quick_wait="0s")
 async def sleep(seconds: float, ledger: str = "") -> str:
     """Sleep on the event loop."""

@@ -12,7 +12,8 @@ import httpx2
 import pytest
 
 from taskengine.client import Client, Progress, Remote, RemoteError, ServerUnreachable
-from taskengine.client.transport import header_value
+from taskengine.client.modern import header_value
+from taskengine.client.results import without_secrets
 from taskengine.lifecycle import Status
 from taskengine.records import Question
 
@@ -47,7 +48,8 @@ class Server:
         return [self.body(index)["method"] for index in range(len(self.requests))]
 
     def client(self, **options: Any) -> Client:
-        return Client("http://server/mcp", http=httpx2.AsyncClient(transport=httpx2.MockTransport(self)), **options)
+        http = httpx2.AsyncClient(transport=httpx2.MockTransport(self))
+        return Client("http://server/mcp", http=http, **{"revision": "2026-07-28", **options})
 
 
 def sse(*messages: dict[str, Any]) -> httpx2.Response:
@@ -86,13 +88,16 @@ async def test_every_request_carries_the_envelope_and_the_headers_of_the_revisio
     meta = body["params"]["_meta"]
     assert meta["io.modelcontextprotocol/protocolVersion"] == "2026-07-28"
     assert meta["io.modelcontextprotocol/clientInfo"]["name"]
-    assert meta["io.modelcontextprotocol/clientCapabilities"] == {"extensions": {"io.modelcontextprotocol/tasks": {}}}
+    assert meta["io.modelcontextprotocol/clientCapabilities"] == {
+        "elicitation": {},
+        "extensions": {"io.modelcontextprotocol/tasks": {}},
+    }
     assert body["params"]["arguments"] == {"name": "Ada"}
 
 
 async def test_without_tasks_the_extension_is_not_declared() -> None:
     server = Server(_complete("hi"))
-    async with server.client(tasks=False) as client:
+    async with server.client(tasks=False, capabilities={}) as client:
         await client.call("greet")
     assert server.body(0)["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] == {}
 
@@ -266,6 +271,43 @@ async def test_all_pages_of_the_tools_are_read_the_empty_cursor_included() -> No
     async with server.client() as client:
         assert [tool["name"] for tool in await client.list_tools()] == ["a", "b"]
     assert server.body(1)["params"]["cursor"] == ""
+
+
+async def test_a_list_without_an_end_is_an_error() -> None:
+    """Some servers give the empty cursor, which is one (M-PAGE-04), with their last page."""
+    server = Server(*({"tools": [], "nextCursor": cursor} for cursor in ("", "a", "a", "a")))
+    async with server.client() as client:
+        with pytest.raises(ServerUnreachable, match="never ends"):
+            await client.list_tools()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:s3cr3t@server:x/mcp",
+        "http://user:s3cr3t/x@server/mcp",
+        "http://user:s3cr3t?x@server/mcp",
+        "http://user:x#s3cr3t@server/mcp",
+    ],
+)
+async def test_an_address_that_is_none_is_not_repeated_with_its_password(url: str) -> None:
+    async with Client(url, revision="2026-07-28") as client:
+        with pytest.raises(ServerUnreachable) as caught:
+            await client.list_tools()
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://user:pass@[::1]:80/mcp?key=x", "http://[::1]:80/mcp"),
+        ("http://server/@me/mcp", "http://server/@me/mcp"),
+        ("http://server:80x/mcp", "http://server:80x/mcp"),
+        ("server/mcp?key=x", "server/mcp"),
+    ],
+)
+def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
 
 
 async def test_arguments_a_tool_mirrors_go_into_headers_as_well() -> None:

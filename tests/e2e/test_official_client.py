@@ -81,10 +81,15 @@ async def test_a_client_without_tasks_answers_questions_of_the_running_task(url:
         assert text(await client.call_tool("greet")) == "Hello, Ann! (attempt 2)"
 
 
+async def test_a_tool_that_is_always_a_task_serves_a_client_without(url: str) -> None:
+    async with Client(url, elicitation_callback=_name) as client:
+        assert text(await client.call_tool("greet_later")) == "Hello, Ann!"
+
+
 async def test_a_tool_that_needs_tasks_refuses_a_client_without(url: str) -> None:
     async with Client(url, elicitation_callback=_name) as client:
         with pytest.raises(MCPError) as refused:
-            await client.call_tool("greet_later")
+            await client.call_tool("tasks_only")
     assert refused.value.error.code == mcp_types.MISSING_REQUIRED_CLIENT_CAPABILITY
 
 

@@ -204,3 +204,24 @@ async def test_a_stopping_worker_hands_its_calls_back_unharmed(
     for task_id in (walking, sleeping, blocking):
         record = await calls.end(task_id)
         assert (record.status, record.attempt) == (Status.COMPLETED, 2)
+
+
+async def test_what_is_asked_first_is_asked_by_the_attempt_when_nobody_did(processes: Processes, calls: Calls) -> None:
+    """As for a call of 2025-11-25, whose task is made at once."""
+    processes.worker(APP)
+    task_id = await calls.submit("greet_later")
+    record = await calls.until(task_id, lambda record: bool(record.open_questions))
+    assert [question.key for question in record.open_questions] == ["name"]
+    await calls.answer(task_id, name={"action": "accept", "content": {"name": "Ada"}})
+    assert "Ada" in str((await calls.end(task_id)).result)
+
+
+@pytest.mark.parametrize("tool", ["add", "add_sync"])
+async def test_arguments_that_do_not_fit_end_the_call_with_an_error_result(
+    processes: Processes, calls: Calls, tool: str
+) -> None:
+    """A-23."""
+    processes.worker(APP)
+    record = await calls.call(tool, a="x")
+    assert record.is_error
+    assert tool in str(record.result)

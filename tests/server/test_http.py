@@ -18,6 +18,7 @@ from taskengine.server.checks import read_accept
 from taskengine.settings import Settings
 from tests.server.peer import BOTH, Hands, Peer, front_end, peer_of, serving
 from tests.server.tools import engine
+from tests.store.sql import execute
 
 GOOD = {"accept": BOTH, "content-type": "application/json", "mcp-protocol-version": "2026-07-28"}
 
@@ -44,11 +45,11 @@ async def test_a_message_of_the_wrong_shape_is_an_invalid_request(peer: Peer, me
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "HEAD", "OPTIONS"])
-@pytest.mark.parametrize("headers", [{}, {"mcp-protocol-version": "2026-07-28"}])
-async def test_only_post_is_served(peer: Peer, method: str, headers: dict[str, str]) -> None:
-    reply = await peer.post(b"", headers, method)
+async def test_only_post_is_served(peer: Peer, method: str) -> None:
+    """X-SEL-09."""
+    reply = await peer.post(b"", {"mcp-protocol-version": "2026-07-28"}, method)
     assert reply.status == 405
-    assert reply.headers["allow"] == "POST"
+    assert reply.headers["allow"] == "POST, GET, DELETE"
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/jsonx", "application/x-www-form-urlencoded"])
@@ -194,6 +195,18 @@ async def test_a_database_without_the_schema_is_not_ready(settings: Settings, em
         ready = await http.get(f"{running.base}/readyz")
         assert ready.status_code == 503
         assert "taskengine migrate" in ready.json()["checks"]["schema"]
+
+
+async def test_a_front_end_stays_in_service_when_the_schema_of_the_next_version_comes_first(
+    settings: Settings, database_url: str
+) -> None:
+    await execute(database_url, "UPDATE taskengine_schema SET version_num = 'of the next version'")
+    async with front_end(create_app(engine, settings)) as running, httpx2.AsyncClient(trust_env=False) as http:
+        ready = await http.get(f"{running.base}/readyz")
+        assert ready.json() == {"status": "ready", "checks": {"database": "ok", "schema": "ok", "broker": "ok"}}
+    await execute(database_url, "UPDATE taskengine_schema SET version_num = '0001'")
+    async with front_end(create_app(engine, settings)) as running, httpx2.AsyncClient(trust_env=False) as http:
+        assert "taskengine migrate" in (await http.get(f"{running.base}/readyz")).json()["checks"]["schema"]
 
 
 async def test_the_front_end_can_be_mounted_into_another_application(settings: Settings, hands: Hands) -> None:

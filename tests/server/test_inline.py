@@ -1,4 +1,4 @@
-"""Durable calls of clients without the extension (M-TASK-05, M-TASK-06, A-33, A-53)."""
+"""Durable calls of clients without the extension, where the bridge is off (M-TASK-05, M-TASK-06, A-33, A-53)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 
 from taskengine.errors import StoreUnavailable
-from taskengine.server import calls, create_app
+from taskengine.server import create_app, waiting
 from taskengine.settings import Settings
 from tests.server.peer import EXTENSION, Hands, Peer, accept, form, front_end, methods, peer_of, serving
 from tests.server.tools import engine
 
 FORMS: dict[str, Any] = {"elicitation": {}}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Without the engine's own tools a call is a synchronous one; `tests/bridge` has them."""
+    return settings.model_copy(update={"handle_tools": "none"})
 
 
 async def test_a_required_tool_needs_the_extension_before_any_work_starts(peer: Peer, hands: Hands) -> None:
@@ -59,10 +65,13 @@ async def test_an_error_of_the_call_is_the_answer(peer: Peer, hands: Hands) -> N
     assert reply.error == {"code": 1234, "message": "Not today", "data": {"why": 1}}
 
 
-async def test_a_capability_the_job_misses_is_refused_with_its_status(peer: Peer, hands: Hands) -> None:
-    calling = asyncio.create_task(peer.call("confirm"))
-    await hands.run(engine)
-    reply = await calling
+async def test_a_capability_the_job_misses_is_refused_with_its_status(settings: Settings, hands: Hands) -> None:
+    """Unless the stream has begun by then, with a comment for instance: its status is sent (M-TRANS-26)."""
+    quiet = settings.model_copy(update={"keep_alive": timedelta(seconds=15)})
+    async with serving(engine, quiet) as peer:
+        calling = asyncio.create_task(peer.call("confirm"))
+        await hands.run(engine)
+        reply = await calling
     assert reply.refused == (400, -32021)
     assert reply.error["data"]["requiredCapabilities"] == {"elicitation": {}}
 
@@ -226,8 +235,8 @@ async def test_a_client_whose_call_outlives_the_database_goes_on_with_the_same_t
     settings: Settings, hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = create_app(engine, settings)
-    monkeypatch.setattr(calls, "LOOK_AGAIN_S", 0.05)
-    monkeypatch.setattr(calls, "LONGEST_OUTAGE_S", 0.0)
+    monkeypatch.setattr(waiting, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(waiting, "LONGEST_OUTAGE_S", 0.0)
     async with front_end(app) as running, peer_of(running) as peer:
         tasks = app.state.service.store.tasks
         monkeypatch.setattr(tasks, "get", Away(tasks.get, times=3))

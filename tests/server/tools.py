@@ -166,7 +166,7 @@ async def job(n: int = 1, ctx: Context | None = None) -> str:
     return f"did {n}"
 
 
-@engine.tool(task="required", ttl="365d")
+@engine.tool(task="required", bridge=False, ttl="365d")
 def report(n: int = 1) -> str:
     """A job that is always a task."""
     return f"reported {n}"

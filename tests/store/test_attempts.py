@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any, NoReturn
 
 import pytest
 
-from taskengine.errors import ClaimLost
+from taskengine.errors import ClaimLost, StoreUnavailable
 from taskengine.lifecycle import Phase, Status
 from taskengine.records import Claim, Doorbell
 from taskengine.store import Store
+from taskengine.store.database import Database
 from tests.store.calls import OWNER, RESULT, claimed, question, stored, take, worker
 from tests.store.sql import execute
 
@@ -154,6 +156,24 @@ async def test_log_lines_are_kept_with_the_task(store: Store, database_url: str)
     await store.attempts.log(claim, [{"level": "info", "logger": None, "data": json.dumps("started")}])
     rows = await execute(database_url, "SELECT attempt, level, data FROM logs WHERE task_id = $1", claim.task_id)
     assert [tuple(row) for row in rows] == [(1, "info", '"started"')]
+
+
+async def test_log_lines_and_the_notice_of_them_are_one_change(
+    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the database lost in between, lines that are there would be reported as lost."""
+    claim = await claimed(store)
+
+    async def lost(*_: Any) -> NoReturn:
+        raise StoreUnavailable("lost after the first transaction")
+
+    async with store.changes.watch([claim.task_id]) as watch:
+        await store.changes.hear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "run", lost)
+            await store.attempts.log(claim, [{"level": "info", "logger": None, "data": "1"}])
+        assert await watch.next(5) == {claim.task_id}
+    assert len(await execute(database_url, "SELECT 1 FROM logs")) == 1
 
 
 async def test_log_lines_of_a_superseded_attempt_are_refused(store: Store, database_url: str) -> None:

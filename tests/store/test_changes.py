@@ -76,3 +76,17 @@ async def test_looking_for_changes_goes_on_after_an_error_of_any_kind(
     async with asyncio.timeout(10), store.changes.watch([bell.task_id]):
         while looks < 2:
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_watcher_that_is_cancelled_as_a_change_comes_ends(store: Store, turns: int) -> None:
+    """Whoever waits here is often ended by cancellation, just when something changes as well."""
+    async with store.changes.watch(["tsk"]) as watch:
+        waiting = asyncio.create_task(watch.next(60))
+        await asyncio.sleep(0.01)
+        watch.mark("tsk")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        accepted = waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled() is accepted

@@ -12,6 +12,9 @@ from taskengine.store import Store, migrate
 from tests.store.calls import OWNER, RESULT, claimed, new_task, question, stored, take
 from tests.store.sql import execute
 
+MOVED = """UPDATE tasks SET created_at = created_at - interval '3 hours', ended_at = ended_at - interval '2 hours'
+    WHERE id = $1"""
+
 
 async def test_a_stored_call_can_be_read_at_once(store: Store) -> None:
     doorbell = await stored(store)
@@ -34,6 +37,42 @@ async def test_a_nonce_makes_one_task_only(store: Store) -> None:
     second, doorbell = await store.tasks.create(new_task(nonce="once"))
     assert second.id == first.id
     assert doorbell is None
+
+
+async def test_a_call_joins_the_live_task_of_its_owner_that_has_its_digest(store: Store) -> None:
+    first, _ = await store.tasks.create(new_task(dedupe="same"))
+    again, doorbell = await store.tasks.create(new_task(dedupe="same"))
+    assert again.id == first.id
+    assert doorbell is None
+    for other in (new_task(dedupe="other"), new_task(dedupe="same", owner="bob"), new_task()):
+        made, doorbell = await store.tasks.create(other)
+        assert made.id == other.id
+        assert doorbell is not None
+
+
+async def test_a_call_does_not_join_a_task_that_has_ended(store: Store) -> None:
+    first, _ = await store.tasks.create(new_task(dedupe="same"))
+    await store.tasks.cancel(first.id, OWNER)
+    second, doorbell = await store.tasks.create(new_task(dedupe="same"))
+    assert second.id != first.id
+    assert doorbell is not None
+
+
+async def test_of_many_same_calls_at_once_one_makes_the_task(store: Store) -> None:
+    made = await asyncio.gather(*(store.tasks.create(new_task(dedupe="same")) for _ in range(20)))
+    assert len({record.id for record, _ in made}) == 1
+    assert len([doorbell for _, doorbell in made if doorbell is not None]) == 1
+
+
+async def test_recent_tasks_are_those_that_live_or_ended_lately_newest_first(store: Store, database_url: str) -> None:
+    ids = [(await store.tasks.create(new_task()))[0].id for _ in range(4)]
+    await store.tasks.create(new_task(owner="bob"))
+    for task_id in ids[:2]:
+        await store.tasks.cancel(task_id, OWNER)
+    await execute(database_url, MOVED, ids[0])
+    found = await store.tasks.recent(OWNER, 3600.0, 10)
+    assert [record.id for record in found] == [ids[3], ids[2], ids[1]]
+    assert [record.id for record in await store.tasks.recent(OWNER, 3600.0, 1)] == [ids[3]]
 
 
 async def test_the_nonce_of_another_owner_reveals_nothing(store: Store) -> None:

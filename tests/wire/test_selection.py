@@ -8,7 +8,7 @@ import pytest
 
 from taskengine.wire import modern
 from taskengine.wire.jsonrpc import Notification, Request, Response
-from taskengine.wire.selection import Wire, refuse_handshake, select
+from taskengine.wire.selection import Wire, select
 
 MARKED = {"_meta": {modern.VERSION_KEY: "2026-07-28", modern.CAPABILITIES_KEY: {}}}
 
@@ -36,11 +36,3 @@ def test_notifications_and_responses_go_by_their_header_alone(message: Notificat
     assert select(message, []) is Wire.LEGACY
     assert select(message, ["2025-11-25"]) is Wire.LEGACY
     assert select(message, ["v999"]) is Wire.LEGACY
-
-
-def test_a_handshake_is_refused_with_what_is_served() -> None:
-    error = refuse_handshake(Request(1, "initialize", {"protocolVersion": "2025-11-25"}), [])
-    assert error.code == -32022
-    assert error.data == {"supported": ["2026-07-28"], "requested": "2025-11-25"}
-    assert "2026-07-28" in error.message
-    assert refuse_handshake(Request(1, "ping", None), ["2025-06-18"]).data["requested"] == "2025-06-18"
