@@ -20,17 +20,19 @@ __all__ = ["Connection", "Load", "request", "run"]
 
 PROTOCOL = "2026-07-28"
 TASKS = "io.modelcontextprotocol/tasks"
-_META = {
+_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
+_META: dict[str, Any] = {
     "io.modelcontextprotocol/protocolVersion": PROTOCOL,
-    "io.modelcontextprotocol/clientCapabilities": {"extensions": {TASKS: {}}},
+    _CAPABILITIES: {"extensions": {TASKS: {}}},
     "io.modelcontextprotocol/clientInfo": {"name": "load", "version": "1"},
 }
 
 
-def request(url: str, method: str, mirrored: str, params: dict[str, Any]) -> bytes:
-    """One POST, whole; `mirrored` goes into `Mcp-Name`."""
+def request(url: str, method: str, mirrored: str, params: dict[str, Any], *, elicitation: bool = False) -> bytes:
+    """One POST, whole; `mirrored` goes into `Mcp-Name`. With `elicitation` the call may ask."""
     parts = urlsplit(url)
-    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": _META}})
+    meta = _META | {_CAPABILITIES: {**_META[_CAPABILITIES], "elicitation": {}}} if elicitation else _META
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}})
     head = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
         f"Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: {PROTOCOL}\r\n"

@@ -13,15 +13,21 @@
 `taskengine.testing` calls such a tool in a test; `taskengine dev app.py:engine` serves it.
 """
 
+from taskengine.calls import ToolResult
+from taskengine.cleanup import Cancelled
 from taskengine.context import Context, SyncContext
 from taskengine.engine import TaskEngine
 from taskengine.errors import (
     BadAnswer,
+    CallFailed,
     DeclarationError,
     EngineError,
     MissingCapability,
     ProtocolError,
+    ReplayMismatch,
+    StepFailed,
     ToolError,
+    Unanswered,
 )
 from taskengine.questions import Answer, Form, Root, Roots, Sample, SampleAnswer, Url
 from taskengine.tool import Tool
@@ -29,19 +35,25 @@ from taskengine.tool import Tool
 __all__ = [
     "Answer",
     "BadAnswer",
+    "CallFailed",
+    "Cancelled",
     "Context",
     "DeclarationError",
     "EngineError",
     "Form",
     "MissingCapability",
     "ProtocolError",
+    "ReplayMismatch",
     "Root",
     "Roots",
     "Sample",
     "SampleAnswer",
+    "StepFailed",
     "SyncContext",
     "TaskEngine",
     "Tool",
     "ToolError",
+    "ToolResult",
+    "Unanswered",
     "Url",
 ]

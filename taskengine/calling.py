@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import logging
 import traceback as tracebacks
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,10 @@ class Outcome:
     """One short line for a failed call or an error result, fit for users (X-SEC-13)."""
     traceback: str | None = None
     """For the log and the store, never for clients."""
+    passing: bool = False
+    """The function raised what another attempt may get past: the tool's `retries` are for that."""
+    loose: Sequence[str] = ()
+    """Places of the journal that such an attempt tries again."""
 
 
 async def call_async(
@@ -65,10 +69,9 @@ async def call_async(
     assert tool.is_async, f"{tool.name} is a def tool: use call_sync"
     context: Context | None = None
     try:
-        context = Context(port, tool.ask_first)
+        context = Context(port, tool.ask_first, **_options(tool, max_result_bytes))
         value = await tool.function(**tool.bind(arguments, context))
-        if context.signal is not None:
-            raise context.signal  # noqa: TRY301 - the tool swallowed it
+        _check_end(context)
         return _success(tool, value, max_result_bytes)
     except GeneratorExit:
         raise
@@ -88,13 +91,24 @@ def call_sync(
     assert not tool.is_async, f"{tool.name} is an async def tool: use call_async"
     context: SyncContext | None = None
     try:
-        context = SyncContext(port, tool.ask_first)
+        context = SyncContext(port, tool.ask_first, **_options(tool, max_result_bytes))
         value = tool.function(**tool.bind(arguments, context))
-        if context.signal is not None:
-            raise context.signal  # noqa: TRY301 - the tool swallowed it
+        _check_end(context)
         return _success(tool, value, max_result_bytes)
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a tool are its own
         return _failure(tool, error, context, show_exceptions, max_result_bytes)
+
+
+def _options(tool: Tool, max_bytes: int) -> dict[str, Any]:
+    return {"tool": tool.name, "version": tool.version, "answer_by": tool.answer_by, "max_bytes": max_bytes}
+
+
+def _check_end(context: Context | SyncContext) -> None:
+    """The function has returned. Raises the signal it swallowed, or ReplayMismatch when its journal goes on."""
+    if context.signal is not None:
+        raise context.signal
+    if context.history is not None:
+        context.history.check_end()
 
 
 def outcome_of_message(text: str, *, is_error: bool = True) -> Outcome:
@@ -125,9 +139,10 @@ def _failure(
     tool: Tool, error: BaseException, context: Context | SyncContext | None, show: bool, limit: int
 ) -> Outcome:
     """What an exception comes to. Raises it again when it is not the tool's own ending."""
-    if context is not None and context.signal is not None:
-        raise context.signal from None
-    cause = _leaf(error)
+    ended = None if context is None else context.signal
+    if isinstance(ended, Signal):
+        raise ended from None
+    cause = _leaf(error) if ended is None else ended
     if isinstance(cause, (Signal, ClaimLost, StoreUnavailable)):
         if cause is error:
             raise error
@@ -153,7 +168,9 @@ def _failure(
     else:
         text = HIDDEN
     made = outcome_of_message(text)
-    return Outcome(made.result, is_error=True, message=made.message, traceback=trace)
+    passing = isinstance(cause, Exception) and not isinstance(cause, BadAnswer)
+    loose = context.history.loose_failures() if context is not None and context.history is not None else []
+    return Outcome(made.result, is_error=True, message=made.message, traceback=trace, passing=passing, loose=loose)
 
 
 def _leaf(error: BaseException) -> BaseException:

@@ -10,15 +10,21 @@ therefore be the same in every run: name them, or ask in a fixed order.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Literal, Protocol, TypeVar, overload
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, overload
+from uuid import UUID
 
-from taskengine.clientlog import Log, SyncLog
-from taskengine.content import clean_text, encode_json
-from taskengine.errors import BadAnswer, DeclarationError, MissingCapability, Refused, ResultError, Signal
-from taskengine.port import Port, SyncPort
+from taskengine.calls import ToolCall
+from taskengine.clientlog import Log
+from taskengine.colours import AsyncColour
+from taskengine.contextbase import MOST_BYTES, ContextBase, checked_progress, pairs, parsed
+from taskengine.durable import Durable
+from taskengine.durations import DurationLike
+from taskengine.errors import (
+    Signal,
+)
+from taskengine.port import Port
 from taskengine.questions import (
     Answer,
     Ask,
@@ -28,152 +34,99 @@ from taskengine.questions import (
     Sample,
     SampleAnswer,
     Url,
-    missing_capabilities,
 )
-from taskengine.records import Question
+from taskengine.synccontext import SyncContext
 
 __all__ = ["Context", "SyncContext"]
 
 T = TypeVar("T")
-Feature = Literal["elicitation", "elicitation.url", "sampling", "sampling.tools", "roots"]
 
 
-class _Facts(Protocol):
-    """What both ports know."""
-
-    @property
-    def task_id(self) -> str | None: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def capabilities(self) -> Mapping[str, Any]: ...
-    @property
-    def first(self) -> Mapping[str, Mapping[str, Any]]: ...
-    @property
-    def cancelled(self) -> bool: ...
-
-
-class _Base:
-    """The part without colour: facts about the call, keys of questions, and the signal that ended the attempt."""
-
-    def __init__(self, port: _Facts, ask_first: Mapping[str, Ask] | None = None) -> None:
-        self._facts = port
-        self._used: set[str] = set()
-        self._counts: dict[str, int] = {}
-        self.signal: Signal | None = None
-        """What ended the attempt, kept in case the tool's code swallowed it."""
-        asks = ask_first or {}
-        given = {key: ask for key, ask in asks.items() if key in port.first}
-        self._first = MappingProxyType(_parsed(given, port.first))
-        self._used.update(asks)
-
-    @property
-    def task_id(self) -> str | None:
-        """The task's id; None when the call makes no task (`task="forbidden"`)."""
-        return self._facts.task_id
-
-    @property
-    def attempt(self) -> int:
-        """1 for the first run of the function; grows with every further one."""
-        return self._facts.attempt
-
-    @property
-    def cancelled(self) -> bool:
-        """The client has cancelled; whatever the tool returns is dropped."""
-        return self._facts.cancelled
-
-    @property
-    def capabilities(self) -> Mapping[str, Any]:
-        """The client's `ClientCapabilities`, as declared on the call."""
-        return self._facts.capabilities
-
-    @property
-    def first(self) -> Mapping[str, Any]:
-        """Answers to the tool's `ask_first` questions, by key."""
-        return self._first
-
-    def supports(self, feature: Feature) -> bool:
-        """Whether the client declared `feature`: asking without it ends the call with `MissingCapability`."""
-        probes = {
-            "elicitation": Question("probe", "elicitation/create", {"mode": "form"}),
-            "elicitation.url": Question("probe", "elicitation/create", {"mode": "url"}),
-            "sampling": Question("probe", "sampling/createMessage", {}),
-            "sampling.tools": Question("probe", "sampling/createMessage", {"tools": []}),
-            "roots": Question("probe", "roots/list", {}),
-        }
-        return not missing_capabilities([probes[feature]], self.capabilities)
-
-    def _keyed(self, asks: Sequence[tuple[str | None, Ask]]) -> dict[str, Ask]:
-        """The asks by their keys, in order. Raises DeclarationError for a key used before in this run."""
-        keyed: dict[str, Ask] = {}
-        for given, ask in asks:
-            key = given or ask.key or self._next_key(ask.kind)
-            if key in self._used:
-                raise DeclarationError(f"The key {key!r} was used for another question of this call: give each its own")
-            self._used.add(key)
-            keyed[key] = ask
-        return keyed
-
-    def _next_key(self, kind: str) -> str:
-        while True:
-            self._counts[kind] = self._counts.get(kind, 0) + 1
-            key = f"{kind}-{self._counts[kind]}"
-            if key not in self._used:
-                return key
-
-    def _questions(self, keyed: Mapping[str, Ask]) -> list[Question]:
-        """The records of these asks. Raises MissingCapability for what the client did not declare."""
-        questions = [ask.question(key) for key, ask in keyed.items()]
-        for question in questions:
-            try:
-                encode_json(question.params)
-            except ResultError as error:
-                raise DeclarationError(f"The question {question.key!r} cannot be sent: {error}") from None
-        missing = missing_capabilities(questions, self.capabilities)
-        if missing:
-            raise MissingCapability(missing)
-        return questions
-
-
-class Context(_Base):
+class Context(ContextBase):
     """What an `async def` tool may ask of the engine; it comes as the parameter annotated `Context`."""
 
-    def __init__(self, port: Port, ask_first: Mapping[str, Ask] | None = None) -> None:
-        super().__init__(port, ask_first)
+    def __init__(
+        self,
+        port: Port,
+        ask_first: Mapping[str, Ask] | None = None,
+        *,
+        tool: str = "tool",
+        version: str | None = None,
+        answer_by: timedelta | None = None,
+        max_bytes: int = MOST_BYTES,
+    ) -> None:
+        super().__init__(port, ask_first, answer_by)
         self._port = port
         self.log = Log(self._log)
+        if port.durable is not None:
+            self._durable = Durable(port.durable, AsyncColour(), tool=tool, version=version, max_bytes=max_bytes)
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the work is; `progress` grows from call to call, `total` is its end when known."""
-        await self._guard(self._port.progress, *_progress(progress, total, message))
+        await self._guard(self._port.progress, *checked_progress(progress, total, message))
 
     @overload
-    async def elicit(self, message: str, form: type[T], *, key: str | None = None) -> Answer[T]: ...
+    async def elicit(
+        self,
+        message: str,
+        form: type[T],
+        *,
+        key: str | None = None,
+        answer_by: DurationLike | None = None,
+        default: T | None = None,
+    ) -> Answer[T]: ...
     @overload
-    async def elicit(self, message: str, form: Mapping[str, Any], *, key: str | None = None) -> Answer[Any]: ...
-    async def elicit(self, message: str, form: Any, *, key: str | None = None) -> Answer[Any]:
+    async def elicit(
+        self,
+        message: str,
+        form: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        answer_by: DurationLike | None = None,
+        default: Any = None,
+    ) -> Answer[Any]: ...
+    async def elicit(
+        self,
+        message: str,
+        form: Any,
+        *,
+        key: str | None = None,
+        answer_by: DurationLike | None = None,
+        default: Any = None,
+    ) -> Answer[Any]:
         """Ask somebody to fill in a form. Ends the attempt unless the answer is there already.
 
-        Raises MissingCapability when the client declared no forms, and BadAnswer when the model refuses what its
-        form allowed.
+        When nobody has answered after `answer_by` (else the tool's), the question is withdrawn: the answer is
+        `default` as if it had been given, and without one Unanswered is raised. Raises MissingCapability when the
+        client declared no forms, and BadAnswer when the model refuses what its form allowed.
         """
-        return await self._ask(Form(message, form, key))  # type: ignore[no-any-return]
+        asked = await self.elicit_all([Form(message, form, key, default)], answer_by=answer_by)
+        return asked[0]  # type: ignore[no-any-return]
 
-    async def elicit_url(self, message: str, url: str, *, key: str | None = None) -> Answer[None]:
+    async def elicit_url(
+        self, message: str, url: str, *, key: str | None = None, answer_by: DurationLike | None = None
+    ) -> Answer[None]:
         """Ask somebody to open a page; `accepted` means that they agreed to, not that they are done there."""
-        return await self._ask(Url(message, url, key))  # type: ignore[no-any-return]
+        return (await self.elicit_all([Url(message, url, key)], answer_by=answer_by))[0]  # type: ignore[no-any-return]
 
     @overload
-    async def elicit_all(self, asks: Mapping[str, Ask]) -> dict[str, Any]: ...
+    async def elicit_all(self, asks: Mapping[str, Ask], *, answer_by: DurationLike | None = None) -> dict[str, Any]: ...
     @overload
-    async def elicit_all(self, asks: Sequence[Ask]) -> list[Any]: ...
-    async def elicit_all(self, asks: Mapping[str, Ask] | Sequence[Ask]) -> dict[str, Any] | list[Any]:
+    async def elicit_all(self, asks: Sequence[Ask], *, answer_by: DurationLike | None = None) -> list[Any]: ...
+    async def elicit_all(
+        self, asks: Mapping[str, Ask] | Sequence[Ask], *, answer_by: DurationLike | None = None
+    ) -> dict[str, Any] | list[Any]:
         """Ask several things at once: forms, URLs, samples, roots; asked by themselves, the first that has no answer
         ends the attempt before the next is asked. Answers come in the shape of `asks`: a dict by key, or a list in
         its order."""
-        keyed = self._keyed(_pairs(asks))
-        raw = await self._guard(self._port.ask, self._questions(keyed))
-        answers = _parsed(keyed, raw)
+        keyed = self._keyed(pairs(asks))
+        questions, limit = self._questions(keyed), self._deadline(answer_by)
+        raw: Mapping[str, Mapping[str, Any] | None]
+        if self._durable is not None:
+            raw = await self._durable.ask(questions, limit)
+        else:
+            raw = await self._guard(self._port.ask, questions)
+        answers = parsed(keyed, raw)
         return answers if isinstance(asks, Mapping) else list(answers.values())
 
     async def sample(
@@ -201,6 +154,64 @@ class Context(_Base):
         """Ask the client which places it works in."""
         return await self._ask(Roots(key))  # type: ignore[no-any-return]
 
+    # -- work that is kept: see docs/durability.md
+
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., Awaitable[T]] | Callable[..., T],
+        *args: Any,
+        retries: int = 0,
+        backoff: DurationLike | Sequence[DurationLike] = "1s",
+        timeout: DurationLike | float | None = None,
+    ) -> T:
+        """Run `fn(*args)` once and keep its result: a later attempt gets it without running it again.
+
+        `fn` may be async or not; one that is not runs in a thread here. What it returns must be kept as JSON and read
+        back by its return annotation. It is tried again `retries` times, `backoff` after the first failure and twice
+        that after each further one (or the waits of a list); a try ends after `timeout`. Raises StepFailed when the
+        last try failed, the function's own ToolError or ProtocolError at once, and ResultError for a result that
+        cannot be kept.
+        """
+        return await self._needs_task("step").step(name, fn, args, retries=retries, backoff=backoff, timeout=timeout)  # type: ignore[no-any-return]
+
+    async def sleep(self, delay: DurationLike | float) -> None:
+        """Wait; past a few seconds without running. `delay` is in seconds, "90s", or a timedelta."""
+        await self._needs_task("sleep").sleep(delay)
+
+    async def sleep_until(self, moment: datetime) -> None:
+        """Wait until that time by the database's clock; it must have a zone."""
+        await self._needs_task("sleep_until").sleep_until(moment)
+
+    def call_tool(self, name: str, arguments: Mapping[str, Any] | None = None) -> ToolCall:
+        """Await this to call another durable tool of the engine as a task of its own, and wait without running.
+
+        It ends when this task ends, however. Raises CallFailed when it gives an error instead of a result.
+        """
+        durable = self._needs_task("call_tool")
+        return ToolCall(lambda: durable.call_tool(name, arguments))
+
+    async def gather(self, *branches: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
+        """Run calls of this context, or functions that make such calls, side by side; their results in order.
+
+        All are waited for, whatever becomes of the others. Then the first exception is raised, or with
+        `return_exceptions` given in place of a result.
+        """
+        durable = self._needs_task("gather")
+        return await durable.gather(branches, return_exceptions=return_exceptions)
+
+    async def now(self) -> datetime:
+        """The time, in UTC: in every attempt that of the first one to come here."""
+        return await self._needs_task("now").value("now")  # type: ignore[no-any-return]
+
+    async def uuid(self) -> UUID:
+        """A random UUID, the same in every attempt."""
+        return await self._needs_task("uuid").value("uuid")  # type: ignore[no-any-return]
+
+    async def random(self) -> float:
+        """A random number from 0 to 1, the same in every attempt."""
+        return await self._needs_task("random").value("random")  # type: ignore[no-any-return]
+
     async def tools_changed(self) -> None:
         """Tell listening clients that the list of tools is another now."""
         await self._guard(self._port.tools_changed)
@@ -213,121 +224,9 @@ class Context(_Base):
 
     async def _guard(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call the port; after a signal every further call ends the attempt again."""
-        if self.signal is not None:
-            raise self.signal
+        self._check_live()
         try:
             return await call(*args)
         except Signal as signal:
-            self.signal = signal
+            self._signal = signal
             raise
-
-
-class SyncContext(_Base):
-    """What a `def` tool may ask of the engine: the names of `Context` as plain calls."""
-
-    def __init__(self, port: SyncPort, ask_first: Mapping[str, Ask] | None = None) -> None:
-        super().__init__(port, ask_first)
-        self._port = port
-        self.log = SyncLog(self._log)
-
-    def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """As `Context.progress`."""
-        self._guard(self._port.progress, *_progress(progress, total, message))
-
-    @overload
-    def elicit(self, message: str, form: type[T], *, key: str | None = None) -> Answer[T]: ...
-    @overload
-    def elicit(self, message: str, form: Mapping[str, Any], *, key: str | None = None) -> Answer[Any]: ...
-    def elicit(self, message: str, form: Any, *, key: str | None = None) -> Answer[Any]:
-        """As `Context.elicit`."""
-        return self._ask(Form(message, form, key))  # type: ignore[no-any-return]
-
-    def elicit_url(self, message: str, url: str, *, key: str | None = None) -> Answer[None]:
-        """As `Context.elicit_url`."""
-        return self._ask(Url(message, url, key))  # type: ignore[no-any-return]
-
-    @overload
-    def elicit_all(self, asks: Mapping[str, Ask]) -> dict[str, Any]: ...
-    @overload
-    def elicit_all(self, asks: Sequence[Ask]) -> list[Any]: ...
-    def elicit_all(self, asks: Mapping[str, Ask] | Sequence[Ask]) -> dict[str, Any] | list[Any]:
-        """As `Context.elicit_all`."""
-        keyed = self._keyed(_pairs(asks))
-        raw = self._guard(self._port.ask, self._questions(keyed))
-        answers = _parsed(keyed, raw)
-        return answers if isinstance(asks, Mapping) else list(answers.values())
-
-    def sample(
-        self,
-        messages: str | Sequence[Any],
-        *,
-        max_tokens: int,
-        system: str | None = None,
-        tools: Sequence[Any] | None = None,
-        tool_choice: Any = None,
-        model_preferences: Any = None,
-        temperature: float | None = None,
-        stop_sequences: Sequence[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        key: str | None = None,
-    ) -> SampleAnswer:
-        """As `Context.sample`."""
-        ask = Sample(
-            messages, max_tokens, system, tools, tool_choice, model_preferences, temperature, stop_sequences, metadata,
-            key,
-        )  # fmt: skip
-        return self._ask(ask)  # type: ignore[no-any-return]
-
-    def list_roots(self, key: str | None = None) -> list[Root]:
-        """As `Context.list_roots`."""
-        return self._ask(Roots(key))  # type: ignore[no-any-return]
-
-    def tools_changed(self) -> None:
-        """As `Context.tools_changed`."""
-        self._guard(self._port.tools_changed)
-
-    def _ask(self, ask: Ask) -> Any:
-        return self.elicit_all([ask])[0]
-
-    def _log(self, level: str, data: Any, logger: str | None) -> None:
-        self._guard(self._port.log, level, data, logger)
-
-    def _guard(self, call: Callable[..., Any], *args: Any) -> Any:
-        if self.signal is not None:
-            raise self.signal
-        try:
-            return call(*args)
-        except Signal as signal:
-            self.signal = signal
-            raise
-
-
-def _pairs(asks: Mapping[str, Ask] | Sequence[Ask]) -> list[tuple[str | None, Ask]]:
-    pairs: list[tuple[str | None, Ask]] = (
-        list(asks.items()) if isinstance(asks, Mapping) else [(None, ask) for ask in asks]
-    )
-    if not pairs or not all(isinstance(ask, (Form, Url, Sample, Roots)) for _, ask in pairs):
-        raise DeclarationError("elicit_all takes a list or dict of Form, Url, Sample and Roots, at least one")
-    return pairs
-
-
-def _parsed(keyed: Mapping[str, Ask], raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The answers in their own types. Raises BadAnswer for one that its model refuses, Refused for an error of the
-    client's."""
-    answers = {}
-    for key, ask in keyed.items():
-        error = raw[key].get("error")
-        if isinstance(error, Mapping) and isinstance(ask, (Sample, Roots)):
-            raise Refused(key, error["code"], error["message"])
-        try:
-            answers[key] = ask.parse(raw[key])
-        except ValueError as error:
-            raise BadAnswer(key, str(error)) from None
-    return answers
-
-
-def _progress(progress: float, total: float | None, message: str | None) -> tuple[float, float | None, str | None]:
-    for number in (progress, total):
-        if number is not None and not math.isfinite(number):
-            raise ValueError(f"progress is {number}: give a finite number")
-    return progress, total, None if message is None else clean_text(str(message))

@@ -71,6 +71,10 @@ class TaskEngine:
         inline_wait: DurationLike | None = None,
         bridge: bool = True,
         dedupe: bool = False,
+        version: str | None = None,
+        retries: int = 0,
+        backoff: DurationLike | Sequence[DurationLike] | None = None,
+        answer_by: DurationLike | None = None,
         queue: str = "default",
         annotations: Any = None,
         icons: Sequence[Any] | None = None,
@@ -79,6 +83,7 @@ class TaskEngine:
         output_schema: Mapping[str, Any] | None = None,
         ask_first: Mapping[str, Ask] | None = None,
         structured: bool | None = None,
+        on_cancel: Callable[..., Any] | None = None,
     ) -> Callable[[F], F]: ...
     def tool(self, fn: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
         """Declare a function as a tool; the function itself is left as it is. Bare or with options.
@@ -86,9 +91,11 @@ class TaskEngine:
         `task`: "forbidden" runs in the front end and makes no task; "optional" and "required" are durable.
         `ttl`, `poll_interval`, `timeout`, `quick_wait`, `inline_wait`: "90s", "6h", "7d" or a timedelta. For clients
         without tasks: `bridge` gives them the task by tools of the engine, and with `dedupe` the same call again joins
-        the task that runs for it. `input_schema` and
-        `output_schema` are listed as given. `ask_first` is asked before the task is made. `structured` forces
-        (True) or forbids (False) structured content. Raises DeclarationError, a sentence that says what to change.
+        the task that runs for it. `retries` and `backoff` are for a function that raised, `answer_by` limits how long
+        its questions wait, and `version` names its code (docs/durability.md). `input_schema` and `output_schema` are
+        listed as given. `ask_first` is asked before the task is made. `structured` forces
+        (True) or forbids (False) structured content. `on_cancel` is called with a `Cancelled` after the cancel of a
+        task whose function had begun. Raises DeclarationError, a sentence that says what to change.
         """
         scope = _caller()
         if fn is not None and not callable(fn):

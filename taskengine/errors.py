@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 __all__ = [
+    "AttemptLost",
     "AttemptReleased",
     "BadAnswer",
+    "CallFailed",
     "ClaimLost",
     "DeclarationError",
     "EngineError",
@@ -23,11 +25,13 @@ __all__ = [
     "ResultError",
     "SettingsError",
     "Signal",
+    "StepFailed",
     "StoreUnavailable",
     "Suspended",
     "TaskCancelled",
     "TaskNotFound",
     "ToolError",
+    "Unanswered",
 ]
 
 
@@ -59,6 +63,49 @@ class Refused(ToolError):
 
     def __str__(self) -> str:
         return f"The client refused: {self.message} ({self.code})"
+
+
+class Unanswered(ToolError):
+    """Nobody answered a question by the time given for it (`answer_by`), and it has no default.
+
+    Raised where the tool asked; if it is not caught, the call ends with an `isError` result that says so.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"Nobody answered in time (question {self.key!r})"
+
+
+class CallFailed(ToolError):
+    """A tool that this one called did not give a result: it failed, or was cancelled, or the result is an error.
+
+    Raised by `ctx.call_tool`; if it is not caught, the call ends with an `isError` result that says so.
+    """
+
+    def __init__(self, tool: str, task_id: str, status: str, message: str) -> None:
+        super().__init__(tool, task_id, status, message)
+        self.tool, self.task_id, self.status, self.message = tool, task_id, status, message
+
+    def __str__(self) -> str:
+        return f"{self.tool} {self.status}: {self.message}"
+
+
+class StepFailed(EngineError):
+    """A step raised, and its tries are used up. `error` is the name of the exception's class, `message` its text.
+
+    A later attempt that comes to the step raises the same again, without running it.
+    """
+
+    def __init__(self, step: str, error: str, message: str, tries: int) -> None:
+        super().__init__(step, error, message, tries)
+        self.step, self.error, self.message, self.tries = step, error, message, tries
+
+    def __str__(self) -> str:
+        times = "" if self.tries == 1 else f" {self.tries} times"
+        return f"the step {self.step!r} failed{times}: {self.error}: {self.message}".removesuffix(": ")
 
 
 class ProtocolError(EngineError):
@@ -95,17 +142,17 @@ class MissingCapability(ProtocolError):
 
 
 class ReplayMismatch(ProtocolError):
-    """A later attempt asked something else under a key that is answered: the answer cannot be used for it."""
+    """A later attempt did something else than an earlier one at the same place: the journal cannot be used for it.
+
+    No `except` of a tool gets past it: whatever the tool does then, the task fails with it.
+    """
 
     CODE = -31002
 
-    def __init__(self, key: str, before: str, now: str) -> None:
-        super().__init__(
-            self.CODE,
-            f"The tool asked {now} where an earlier attempt had asked {before} (question {key!r}): "
-            "ask the same in every attempt, or give questions keys of their own",
-        )
-        self.args = (key, before, now)
+    def __init__(self, place: str, before: str, now: str, advice: str) -> None:
+        super().__init__(self.CODE, f"The tool {now} where an earlier attempt {before} ({place}): {advice}")
+        self.args = (place, before, now, advice)
+        self.place, self.before, self.now = place, before, now
 
 
 class InvalidArguments(EngineError):
@@ -165,11 +212,15 @@ class Signal(BaseException):
 
 
 class Suspended(Signal):
-    """The attempt's questions are stored; the last answer starts the next attempt."""
+    """The attempt is over: what it waits for is stored, and its coming starts the next one."""
 
 
 class AttemptReleased(Signal):
     """The worker drains: the task goes on elsewhere."""
+
+
+class AttemptLost(Signal):
+    """The engine itself failed in a call of the context: the attempt counts as lost, and the task goes on."""
 
 
 class TaskCancelled(Signal):

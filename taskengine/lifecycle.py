@@ -7,7 +7,7 @@ applies an event takes its WHERE from `sources`, so code and database cannot dri
     created -> queued -CLAIM-> running -COMPLETE-> completed
                  ^ ^              | \\---FAIL------> failed
                  | +-LOSE,RELEASE-+
-                 |                | ASK
+                 |                | ASK, PARK
                  +---RESUME--- waiting
     CANCEL leads from every live phase to cancelled, EXPIRE and ABANDON from the idle ones to failed.
 """
@@ -50,7 +50,7 @@ class Phase(StrEnum):
 
     QUEUED = "queued"  # an attempt is due; no worker has it
     RUNNING = "running"  # a worker holds the current attempt
-    WAITING = "waiting"  # parked until every open question is answered; holds no worker
+    WAITING = "waiting"  # parked until its answers, its time or its children are there; holds no worker
     DONE = "done"  # terminal; never changes again
 
 
@@ -62,11 +62,12 @@ class State(NamedTuple):
 QUEUED = State(Status.WORKING, Phase.QUEUED)
 RUNNING = State(Status.WORKING, Phase.RUNNING)
 WAITING = State(Status.INPUT_REQUIRED, Phase.WAITING)
+SLEEPING = State(Status.WORKING, Phase.WAITING)
 COMPLETED = State(Status.COMPLETED, Phase.DONE)
 FAILED = State(Status.FAILED, Phase.DONE)
 CANCELLED = State(Status.CANCELLED, Phase.DONE)
 
-STATES = (QUEUED, RUNNING, WAITING, COMPLETED, FAILED, CANCELLED)
+STATES = (QUEUED, RUNNING, WAITING, SLEEPING, COMPLETED, FAILED, CANCELLED)
 """Every legal pair; the table's CHECK repeats it."""
 
 
@@ -77,7 +78,8 @@ class Event(StrEnum):
     COMPLETE = "complete"  # the call ended with a result, `isError` included (M-TASK-36)
     FAIL = "fail"  # the call ended with a JSON-RPC error (M-TASK-37)
     ASK = "ask"  # the attempt ended with open questions
-    RESUME = "resume"  # the last open question was answered
+    PARK = "park"  # the attempt ended to wait for a time or for its children
+    RESUME = "resume"  # what it waited for is there: the last answer, the time, the children
     LOSE = "lose"  # the attempt's worker or process died
     RELEASE = "release"  # the attempt was handed back unharmed (drain)
     CANCEL = "cancel"  # the client asked for the end
@@ -92,6 +94,7 @@ _NEXT: dict[tuple[State, Event], State] = {
     (RUNNING, Event.COMPLETE): COMPLETED,
     (RUNNING, Event.FAIL): FAILED,
     (RUNNING, Event.ASK): WAITING,
+    (RUNNING, Event.PARK): SLEEPING,
     (RUNNING, Event.LOSE): QUEUED,
     (RUNNING, Event.RELEASE): QUEUED,
     (RUNNING, Event.CANCEL): CANCELLED,
@@ -99,6 +102,8 @@ _NEXT: dict[tuple[State, Event], State] = {
     (WAITING, Event.RESUME): QUEUED,
     (WAITING, Event.CANCEL): CANCELLED,
     (WAITING, Event.EXPIRE): FAILED,
+    (SLEEPING, Event.RESUME): QUEUED,
+    (SLEEPING, Event.CANCEL): CANCELLED,
     # a terminal state has no line, so it never changes (M-TASK-28)
 }
 
@@ -124,7 +129,7 @@ def transition(state: State, event: Event) -> State:
 
 def sources(event: Event) -> tuple[Phase, ...]:
     """The phases `event` may leave: the WHERE of the statement that applies it."""
-    return tuple(state.phase for state, edge in _NEXT if edge is event)
+    return tuple(dict.fromkeys(state.phase for state, edge in _NEXT if edge is event))
 
 
 def target(event: Event) -> State:

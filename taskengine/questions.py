@@ -93,11 +93,20 @@ class Form(Generic[T]):
     message: str
     model: type[T] | Mapping[str, Any]
     key: str | None = None
+    default: T | None = None
+    """The answer when nobody gives one in time (`answer_by`)."""
     kind = "elicit"
 
     def __post_init__(self) -> None:
         _check_text(self.message, "A form")
         form_schema(self.model)
+        if self.default is not None and not isinstance(self.model, Mapping):
+            try:
+                _adapter(cast("Any", self.model)).validate_python(self.default)
+            except ValidationError as error:
+                raise DeclarationError(
+                    f"The default answer {self.default!r} is not what the form asks for: {_problems(error)}"
+                ) from None
 
     def question(self, key: str) -> Question:
         params = {"mode": "form", "message": _shown(self.message), "requestedSchema": form_schema(self.model)}

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from taskengine.lifecycle import TERMINAL, Phase, Status
 
-__all__ = ["Answered", "Claim", "Doorbell", "LogLine", "NewTask", "Question", "TaskRecord"]
+__all__ = [
+    "Answered",
+    "ChildState",
+    "Claim",
+    "Doorbell",
+    "Entry",
+    "LogLine",
+    "NewTask",
+    "Question",
+    "TaskRecord",
+    "Wait",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,63 @@ class Answered:
 
     question: Question
     response: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChildState:
+    """A task that another one called, as its caller sees it."""
+
+    id: str
+    tool: str
+    status: Status
+    is_error: bool = False
+    result: str | None = None
+    """JSON text of the `CallToolResult` members, when completed."""
+    error: str | None = None
+    """JSON text of the JSON-RPC error object, when failed."""
+    message: str | None = None
+    questions: tuple[Question, ...] = ()
+    """What it asks just now."""
+    asked: bool = False
+    """It has ended, and its caller still asks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a task's journal: what the function did at one place, and what came of it."""
+
+    path: str
+    """`3` is the third thing the function did; `3.0.2` the second in the first branch of it."""
+    kind: str
+    """`step`, `sleep`, `call`, `ask`, `now`, `uuid` or `random`."""
+    name: str
+    done: bool = True
+    """False for a step that waits for its next try, and for what has no outcome yet."""
+    value: str | None = None
+    """JSON text."""
+    error: str | None = None
+    """JSON text of a `StepFailed`, when it failed for good."""
+    tries: int = 0
+    due: datetime | None = None
+    """End of a sleep, next try of a step, last moment for an answer."""
+    child_id: str | None = None
+    version: str | None = None
+    """Of the tool whose code wrote it."""
+    child: ChildState | None = None
+    """The task that a call made, as it stood when the journal was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What an attempt waits for when it ends; the first of these to come starts the next one."""
+
+    questions: tuple[Question, ...] = ()
+    """To be asked; the last answer counts."""
+    due: datetime | None = None
+    children: int | None = None
+    """How many more of its children must end."""
+    message: str = "Waiting"
+    """For the client, as the task's status message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +126,8 @@ class NewTask:
     """The 2025-11-25 session that is told of its changes (L-TASK-46)."""
     progress_token: str | int | None = None
     """Of the call that made it; on 2025-11-25 it holds to the task's end (L-PROG-08)."""
+    parent: str | None = None
+    """The task that calls this one."""
     dedupe: str | None = None
     """Unique among the owner's live tasks: a second task with it is not made, the live one is returned."""
 
@@ -112,6 +182,13 @@ class Claim:
     """Every answered question of the task so far, by key."""
     ran_ms: int
     """Running time of earlier attempts, which counts towards the tool's `timeout`."""
+    journal: Mapping[str, Entry] = field(default_factory=dict)
+    """What earlier attempts recorded, by path."""
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """The database's clock at the claim."""
+    parent: str | None = None
+    failures: int = 0
+    """Earlier attempts that failed and were tried again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,12 @@ class Settings(BaseSettings):
     )
     max_crashes: int = Field(3, ge=1, description="Lost attempts after which a task fails.")
 
+    linger: Duration = Field(
+        timedelta(seconds=1),
+        description="How long an attempt that asks, or calls another tool, waits where it is before it ends; 0 for "
+        "not at all. Only while its worker has a free slot beside it.",
+    )
+
     # workers
     async_slots: int = Field(500, ge=1, description="Async tool calls one worker runs at once.")
     sync_slots: int = Field(
@@ -120,7 +126,12 @@ class Settings(BaseSettings):
         timedelta(seconds=20), description="How long running attempts may go on when a worker stops."
     )
     cancel_grace: Duration = Field(
-        timedelta(seconds=10), description="How long a cancelled sync tool may go on before its process is killed."
+        timedelta(seconds=10),
+        description="How long a cancelled tool may go on before its process is replaced: its own, for a sync tool; an "
+        "async tool's is the worker, which starts anew once nothing else runs in it.",
+    )
+    cleanup_limit: Duration = Field(
+        timedelta(seconds=30), gt=timedelta(0), description="How long the `on_cancel` of a tool may run."
     )
     presence_lock: bool = Field(
         True, description="Hold a session lock as sign of life; off behind a transaction-mode pooler."

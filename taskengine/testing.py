@@ -5,6 +5,9 @@
 
 Attempts run as in the engine: a question that has no answer ends the attempt, and the function runs again from the
 top with the answers there are. Without an answer the run stays `input_required`; `await run.answer({...})` goes on.
+Every wait ends the attempt, and time passes at once: a tool that sleeps for a week is done in a moment, and
+`run.now` says when. Tools it calls run here as well; what they ask is asked in its name, as in the engine.
+`await run.replay()` runs the function of a run that has ended once more over its journal.
 """
 
 from __future__ import annotations
@@ -12,19 +15,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from pydantic_core import to_jsonable_python
 
 from taskengine.calling import Outcome, call_async, call_sync, outcome_of_message
+from taskengine.colours import drive
 from taskengine.content import encode_json
+from taskengine.durations import DurationLike
 from taskengine.engine import TaskEngine
-from taskengine.errors import BadAnswer, InvalidArguments, Suspended
-from taskengine.lifecycle import Status
+from taskengine.errors import BadAnswer, DeclarationError, InvalidArguments, Suspended
+from taskengine.lifecycle import TERMINAL, Status
 from taskengine.questions import ELICIT, SAMPLE, check_answer
-from taskengine.records import Question
+from taskengine.records import Answered, ChildState, Entry, Question, Wait
 from taskengine.replay import check_replay
+from taskengine.steps import parse_delay
 from taskengine.tool import Tool
 
 __all__ = ["EVERYTHING", "LogEntry", "Progress", "Run", "call"]
@@ -72,9 +79,19 @@ class Run:
     tools_changed: int = 0
     """How often it said that the list of tools changed."""
     cancelled: bool = False
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """The time as the tool sees it; it moves when the tool waits."""
+    calls: list[Run] = field(default_factory=list)
+    """The tools it called, in order."""
+    engine: TaskEngine | None = field(default=None, repr=False)
     show_exceptions: bool = True
     max_result_bytes: int = 16 * MEBIBYTE
     _raw: dict[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    _journal: dict[str, Entry] = field(default_factory=dict, repr=False)
+    _children: dict[str, Run] = field(default_factory=dict, repr=False)
+    _wait: Wait | None = field(default=None, repr=False)
+    _answers: Answers = field(default_factory=dict, repr=False)
+    _failures: int = 0
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -117,6 +134,24 @@ class Run:
                 raise LookupError(f"no open question has the key or message {name!r}: {self._open_keys()}")
         return await self._go(answers)
 
+    async def pass_time(self, delay: DurationLike | float) -> Run:
+        """Let time go by for a run that waits for answers, and go on when `answer_by` has passed."""
+        self.now += parse_delay("pass_time", delay)
+        if self._wait is not None and self._wait.due is not None and self._wait.due <= self.now:
+            self._wait = Wait()
+            return await self._go(self._answers)
+        return self
+
+    async def replay(self) -> Outcome:
+        """What the function comes to when it runs over the journal of this run, as after a crash at its very end.
+
+        A deterministic tool gives the same again, without running a step. Raises AssertionError when it would wait.
+        """
+        try:
+            return await self._attempt()
+        except Suspended:
+            raise AssertionError(f"{self.tool.name} waits where it had not waited before") from None
+
     def cancel(self) -> None:
         """Cancel a run that waits for answers, as its client might."""
         if self.status is Status.INPUT_REQUIRED:
@@ -126,23 +161,43 @@ class Run:
         """Run attempts until the call ends or waits for an answer that is not among `answers`."""
         if self.status not in {Status.WORKING, Status.INPUT_REQUIRED}:
             raise LookupError(f"the run is {self.status}: it takes no more answers")
+        self._answers = answers
         if self.attempts == 0 and not self.questions:
             self._open(self.tool.first_questions)
         while True:
             self._fill(answers)
-            if self.questions:
+            if self.questions and not self._time_is_up():
                 self.status = Status.INPUT_REQUIRED
                 return self
             if self.attempts == MAX_ATTEMPTS:
-                raise RuntimeError(f"{self.tool.name} asked in {MAX_ATTEMPTS} attempts: it never ends")
+                raise RuntimeError(f"{self.tool.name} waited in {MAX_ATTEMPTS} attempts: it never ends")
+            if self._wait is not None and self._wait.due is not None and self._wait.children is None:
+                self.now = max(self.now, self._wait.due)
+            self._wait = None
             self.status = Status.WORKING
             self.attempts += 1
             try:
                 self.outcome = await self._attempt()
             except Suspended:
                 continue
-            self.status = Status.COMPLETED if self.outcome.error is None else Status.FAILED
-            return self
+            if not self._tries_again(self.outcome):
+                self.status = Status.COMPLETED if self.outcome.error is None else Status.FAILED
+                return self
+
+    def _time_is_up(self) -> bool:
+        """The open questions have waited for as long as they may."""
+        return self._wait is not None and self._wait.due is None and not self._wait.questions
+
+    def _tries_again(self, outcome: Outcome) -> bool:
+        backoff = self.tool.retries.wait_after(self._failures + 1) if outcome.passing else None
+        if backoff is None:
+            return False
+        self._failures += 1
+        self.now += backoff
+        unfinished = {path for path, entry in self._journal.items() if entry.kind == "step" and not entry.done}
+        for path in {*outcome.loose, *unfinished}:
+            del self._journal[path]
+        return True
 
     async def _attempt(self) -> Outcome:
         if self.tool.is_async:
@@ -177,7 +232,7 @@ class Run:
     def _fill(self, answers: Answers) -> None:
         waiting = []
         for question in self.questions:
-            for name in (question.key, _message(question)):
+            for name in (question.key, _message(question), question.key.rpartition(":")[2]):
                 if name is not None and name in answers:
                     response = _response(question, answers[name])
                     check_answer(question, response)
@@ -220,6 +275,7 @@ async def call(
         raise LookupError(f"there is no tool {name!r}; there are {known or 'none'}")
     plain = json.loads(encode_json(to_jsonable_python(arguments or {}, by_alias=True)))
     run = Run(tool, plain, capabilities, show_exceptions=show_exceptions, max_result_bytes=max_result_bytes)
+    run.engine = engine if isinstance(engine, TaskEngine) else None
     try:
         tool.check_arguments(plain)
     except InvalidArguments as error:
@@ -286,33 +342,148 @@ class _Facts:
         return self.run.cancelled
 
 
-class _SyncTestPort(_Facts):
-    def progress(self, progress: float, total: float | None, message: str | None) -> None:
+class _TestPort(_Facts):
+    async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         self.run.progress.append(Progress(progress, total, message))
 
-    def log(self, level: str, data: Any, logger: str | None) -> None:
+    async def log(self, level: str, data: Any, logger: str | None) -> None:
         self.run.logs.append(LogEntry(level, data, logger))
+
+    async def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
+        return self.run._take(questions)  # noqa: SLF001
+
+    async def tools_changed(self) -> None:
+        self.run.tools_changed += 1
+
+    @property
+    def durable(self) -> _TestJournal | None:
+        return _TestJournal(self.run) if self.run.tool.durable else None
+
+
+class _SyncTestPort(_Facts):
+    """The same as plain calls, in the thread of a `def` tool."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._port = _TestPort(run)
+
+    def progress(self, progress: float, total: float | None, message: str | None) -> None:
+        drive(self._port.progress(progress, total, message))
+
+    def log(self, level: str, data: Any, logger: str | None) -> None:
+        drive(self._port.log(level, data, logger))
 
     def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
         return self.run._take(questions)  # noqa: SLF001
 
     def tools_changed(self) -> None:
-        self.run.tools_changed += 1
+        drive(self._port.tools_changed())
+
+    @property
+    def durable(self) -> _SyncTestJournal | None:
+        return _SyncTestJournal(self.run) if self.run.tool.durable else None
 
 
-class _TestPort(_Facts):
+class _TestJournal:
+    """`DurablePort` over what the run remembers."""
+
+    in_place = timedelta(0)
+
     def __init__(self, run: Run) -> None:
-        super().__init__(run)
-        self._sync = _SyncTestPort(run)
+        self._run = run
 
-    async def progress(self, progress: float, total: float | None, message: str | None) -> None:
-        self._sync.progress(progress, total, message)
+    @property
+    def journal(self) -> Mapping[str, Entry]:
+        children = self._run._children  # noqa: SLF001
+        return {
+            path: entry if entry.child_id is None else replace(entry, child=_state(entry.child_id, children))
+            for path, entry in self._run._journal.items()  # noqa: SLF001
+        }
 
-    async def log(self, level: str, data: Any, logger: str | None) -> None:
-        self._sync.log(level, data, logger)
+    @property
+    def answers(self) -> Mapping[str, Answered]:
+        asked = {question.key: question for question in self._run.asked}
+        return {key: Answered(asked[key], raw) for key, raw in self._run._raw.items() if key in asked}  # noqa: SLF001
 
-    async def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
-        return self._sync.ask(questions)
+    def clock(self) -> datetime:
+        return self._run.now
 
-    async def tools_changed(self) -> None:
-        self._sync.tools_changed()
+    async def record(self, entry: Entry) -> None:
+        self._run._journal[entry.path] = entry  # noqa: SLF001
+
+    async def call(self, entry: Entry, arguments: Mapping[str, Any]) -> Entry:
+        run = self._run
+        tool = None if run.engine is None else run.engine.get_tool(entry.name)
+        if tool is None:
+            raise DeclarationError(f"There is no tool {entry.name!r} to call: is it declared on this engine?")
+        if not tool.durable:
+            raise DeclarationError(
+                f'{entry.name} has task="forbidden" and makes no task to wait for: call its function in a step'
+            )
+        tool.check_arguments(arguments)
+        child = Run(tool, arguments, run.capabilities, now=run.now, engine=run.engine)
+        child.show_exceptions, child.max_result_bytes = run.show_exceptions, run.max_result_bytes
+        assert entry.child_id is not None
+        run.calls.append(child)
+        run._children[entry.child_id] = child  # noqa: SLF001
+        run._journal[entry.path] = entry  # noqa: SLF001
+        await child._go({})  # noqa: SLF001
+        return self.journal[entry.path]
+
+    async def park(self, wait: Wait, entries: Sequence[Entry], *, linger: bool) -> None:
+        del linger
+        for entry in entries:
+            self._run._journal[entry.path] = entry  # noqa: SLF001
+        self._run._wait = wait  # noqa: SLF001
+        self._run._open(wait.questions)  # noqa: SLF001
+        raise Suspended
+
+    async def give_up(self, entry: Entry, keys: Sequence[str]) -> None:
+        self._run.questions = [question for question in self._run.questions if question.key not in keys]
+        self._run._journal[entry.path] = entry  # noqa: SLF001
+
+    async def answer_child(self, child_id: str, responses: Mapping[str, Mapping[str, Any]]) -> None:
+        child = self._run._children[child_id]  # noqa: SLF001
+        if child.status is Status.INPUT_REQUIRED:
+            child.now = max(child.now, self._run.now)
+            await child._go(responses)  # noqa: SLF001
+
+    async def withdraw(self, child_id: str) -> None:
+        self._run.questions = [each for each in self._run.questions if not each.key.startswith(f"{child_id}:")]
+
+
+class _SyncTestJournal(_TestJournal):
+    """The same as plain calls; a tool that is called runs on a loop of its own."""
+
+    def record(self, entry: Entry) -> None:  # type: ignore[override]
+        drive(super().record(entry))
+
+    def call(self, entry: Entry, arguments: Mapping[str, Any]) -> Entry:  # type: ignore[override]
+        return asyncio.run(super().call(entry, arguments))
+
+    def park(self, wait: Wait, entries: Sequence[Entry], *, linger: bool) -> None:  # type: ignore[override]
+        drive(super().park(wait, entries, linger=linger))
+
+    def give_up(self, entry: Entry, keys: Sequence[str]) -> None:  # type: ignore[override]
+        drive(super().give_up(entry, keys))
+
+    def answer_child(self, child_id: str, responses: Mapping[str, Mapping[str, Any]]) -> None:  # type: ignore[override]
+        asyncio.run(super().answer_child(child_id, responses))
+
+    def withdraw(self, child_id: str) -> None:  # type: ignore[override]
+        drive(super().withdraw(child_id))
+
+
+def _state(child_id: str, children: Mapping[str, Run]) -> ChildState:
+    run = children[child_id]
+    outcome = run.outcome
+    ended = run.status in TERMINAL
+    return ChildState(
+        child_id,
+        run.tool.name,
+        run.status,
+        is_error=ended and run.is_error,
+        result=outcome.result if ended and outcome is not None else None,
+        error=outcome.error if ended and outcome is not None else None,
+        questions=tuple(run.questions) if run.status is Status.INPUT_REQUIRED else (),
+    )

@@ -16,13 +16,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_jsonable_python
 
-from taskengine.content import encode_json
+from taskengine.cleanup import Cancelled, check_cleanup
+from taskengine.content import clean_text, encode_json
 from taskengine.durations import DurationLike, parse_duration
 from taskengine.errors import BadAnswer, DeclarationError, InvalidArguments, ResultError
 from taskengine.questions import Ask, Form, Roots, Sample, Url, check_answer
 from taskengine.records import Question
 from taskengine.schema import SAFE_INTEGER, HeaderParameter, Schema, header_parameters
 from taskengine.signature import Signature, declares_structure, read_signature, return_schema
+from taskengine.steps import Retries
 
 __all__ = ["HeaderParameter", "TaskMode", "Tool", "make_tool", "plain_icons"]
 
@@ -68,12 +70,20 @@ class Tool:
     """Whether hosts that know no tasks get the task by the engine's own tools (see `bridge`)."""
     dedupe: bool
     """Whether the same call of such a host joins the task that runs for it already."""
+    version: str | None
+    """Of its code; said when a task that waited meets code that does something else."""
+    retries: Retries
+    """How often a call is tried again whose function raised."""
+    answer_by: timedelta | None
+    """How long to wait for an answer to a question that says nothing else; None for no limit."""
     queue: str
     is_async: bool
     ask_first: Mapping[str, Ask]
     """What is asked before the task is made, by key."""
     header_parameters: tuple[HeaderParameter, ...]
     structured: bool | None
+    on_cancel: Callable[..., Any] | None = field(repr=False)
+    """Undoes what the function had begun, after a cancel (see `cleanup`)."""
     function: Callable[..., Any] = field(repr=False)
     _signature: Signature = field(repr=False)
     _input: Schema = field(repr=False)
@@ -133,6 +143,15 @@ class Tool:
         except InvalidArguments as error:
             raise InvalidArguments(self._refusal(str(error).splitlines())) from None
 
+    def cancelled(self, task_id: str, attempt: int, arguments: Mapping[str, Any]) -> Cancelled:
+        """What `on_cancel` is told. Arguments that fit no longer, since the tool has changed, are as they were sent."""
+        try:
+            bound = self._signature.bind(arguments, None)
+        except InvalidArguments:
+            bound = dict(arguments)
+        context = self._signature.context
+        return Cancelled(task_id, self.name, attempt, {key: bound[key] for key in bound if key != context})
+
     def dump_return(self, value: Any) -> Any:
         """The JSON of a returned value by the declared type. Raises pydantic's errors when it is of another."""
         if self._returns is None:
@@ -164,6 +183,10 @@ def make_tool(
     inline_wait: DurationLike | None = None,
     bridge: bool = True,
     dedupe: bool = False,
+    version: str | None = None,
+    retries: int = 0,
+    backoff: DurationLike | Sequence[DurationLike] | None = None,
+    answer_by: DurationLike | None = None,
     queue: str = "default",
     annotations: Any = None,
     icons: Sequence[Any] | None = None,
@@ -172,6 +195,7 @@ def make_tool(
     output_schema: Mapping[str, Any] | None = None,
     ask_first: Mapping[str, Ask] | None = None,
     structured: bool | None = None,
+    on_cancel: Callable[..., Any] | None = None,
     scope: Mapping[str, Any] | None = None,
 ) -> Tool:
     """The tool that `function` is. Names in its annotations are also looked up in `scope`.
@@ -191,10 +215,18 @@ def make_tool(
         "timeout": _duration(what, "timeout", timeout),
         "quick_wait": _duration(what, "quick_wait", quick_wait, zero=True),
         "inline_wait": _duration(what, "inline_wait", inline_wait, zero=True),
+        "answer_by": _duration(what, "answer_by", answer_by),
     }
     if task == "forbidden":
-        for option in ("ttl", "poll_interval", "quick_wait", "inline_wait", "dedupe"):
-            if durations.get(option) is not None or (option == "dedupe" and dedupe):
+        set_here = {
+            **durations,
+            "dedupe": dedupe or None,
+            "version": version,
+            "retries": retries or None,
+            "backoff": backoff,
+        }
+        for option in (name for name in set_here if name != "timeout"):
+            if set_here[option] is not None:
                 raise DeclarationError(
                     f'{what}: {option} is for tasks, and task="forbidden" makes none: leave one of the two out'
                 )
@@ -208,6 +240,9 @@ def make_tool(
     }
     for option, value in texts.items():
         _check_listable(what, option, value)
+    check_cleanup(what, on_cancel, is_async=signature.is_async, durable=task != "forbidden")
+    if backoff is not None and not retries:
+        raise DeclarationError(f"{what}: backoff without retries has no effect: give retries= as well")
     compiled = _input(what, signature, input_schema)
     adapter, output = _output(what, signature, output_schema, structured)
     return Tool(
@@ -219,11 +254,14 @@ def make_tool(
         **durations,
         bridge=bridge,
         dedupe=dedupe,
+        version=_version(what, version),
+        retries=Retries.parse(what, retries, "1s" if backoff is None else backoff),
         queue=queue,
         is_async=signature.is_async,
         ask_first=_asks(what, task, ask_first),
         header_parameters=header_parameters(compiled.document, what),
         structured=structured,
+        on_cancel=on_cancel,
         function=function,
         _signature=signature,
         _input=compiled,
@@ -259,6 +297,12 @@ def _description(what: str, function: Any, description: str | None) -> str:
 def _text(what: str, option: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise DeclarationError(f"{what}: {option} is {value!r}: give text")
+    return value
+
+
+def _version(what: str, value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and value.strip() and clean_text(value) == value):
+        raise DeclarationError(f"{what}: version is {value!r}: give text")
     return value
 
 

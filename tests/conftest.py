@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Generator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,12 @@ def empty_database_url(services: Services) -> Iterator[str]:
 
 @pytest.fixture
 def settings(database_url: str, services: Services) -> Settings:
-    """A fresh database, and queues and keys on the broker that no other test has."""
+    """A fresh database, and queues and keys on the broker that no other test has.
+
+    A question ends its attempt at once, so that a test need not be slow to see the next; tests of `linger` set it.
+    """
     return Settings(
+        linger=timedelta(0),
         database_url=SecretStr(database_url),
         broker_url=SecretStr(services.broker_url),
         namespace=f"t{secrets.token_hex(6)}",

@@ -96,7 +96,7 @@ def deployed(services: Services, folder: Path, target: str, **settings: Any) -> 
         database_url=SecretStr(url),
         broker_url=SecretStr(services.broker_url),
         namespace=f"t{secrets.token_hex(6)}",
-        **settings,
+        **{"linger": timedelta(0)} | settings,  # so that the number of attempts does not depend on the machine
     )
     started = Processes(own, folder)
     try:

@@ -82,19 +82,32 @@ _INVARIANTS = {
     "a status and phase that do not go together": """
         SELECT id FROM tasks WHERE (status, phase) NOT IN (
             ('working', 'queued'), ('working', 'running'), ('input_required', 'waiting'),
-            ('completed', 'done'), ('failed', 'done'), ('cancelled', 'done'))""",
+            ('working', 'waiting'), ('completed', 'done'), ('failed', 'done'), ('cancelled', 'done'))""",
     "a terminal task that holds a worker": "SELECT id FROM tasks WHERE phase = 'done' AND worker_id IS NOT NULL",
     "a settled task with an open question": """
         SELECT DISTINCT t.id FROM tasks t JOIN inputs i ON i.task_id = t.id
         WHERE t.phase = 'done' AND i.response IS NULL""",
     "a task that waits for nothing": """
-        SELECT id FROM tasks t WHERE phase = 'waiting'
+        SELECT id FROM tasks t WHERE phase = 'waiting' AND wake_at IS NULL AND wake_open IS NULL
         AND NOT EXISTS (SELECT 1 FROM inputs i WHERE i.task_id = t.id AND i.response IS NULL)""",
     "a task that goes on with a question open": """
         SELECT DISTINCT t.id FROM tasks t JOIN inputs i ON i.task_id = t.id
-        WHERE t.phase IN ('queued', 'running') AND i.response IS NULL""",
+        WHERE t.phase IN ('queued', 'running') AND i.response IS NULL
+        AND NOT EXISTS (SELECT 1 FROM journal j WHERE j.task_id = t.id)""",
+    "a call in the journal whose task is not there": """
+        SELECT DISTINCT j.task_id AS id FROM journal j JOIN tasks p ON p.id = j.task_id AND p.phase <> 'done'
+        WHERE j.child_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tasks c WHERE c.id = j.child_id)""",
+    "a task whose caller does not know it": """
+        SELECT c.id FROM tasks c JOIN tasks p ON p.id = c.parent WHERE p.phase <> 'done' AND c.phase <> 'done'
+        AND NOT EXISTS (SELECT 1 FROM journal j WHERE j.task_id = p.id AND j.child_id = c.id)""",
+    "an entry from an attempt that never was": """
+        SELECT t.id FROM tasks t JOIN journal j ON j.task_id = t.id WHERE j.attempt > t.attempt""",
     "an answer from an attempt that never was": """
         SELECT t.id FROM tasks t JOIN inputs i ON i.task_id = t.id WHERE i.attempt > t.attempt""",
+    "a lost attempt that was counted and not recorded, or the other way round": """
+        SELECT id FROM tasks t WHERE crashes <> (SELECT count(*) FROM losses l WHERE l.task_id = t.id)""",
+    "a note on the end of a run that was not cancelled": """
+        SELECT id FROM tasks WHERE status <> 'cancelled' AND (stopped_at IS NOT NULL OR stopper IS NOT NULL)""",
     "a task that ended before it began": "SELECT id FROM tasks WHERE ended_at < created_at",
 }
 """What is true of every database at every moment; the statements find what would break it."""
@@ -106,7 +119,12 @@ async def broken_invariants(url: str) -> list[str]:
     try:
         if await connection.fetchval("SELECT to_regclass('tasks')") is None:
             return []
-        found = {name: await connection.fetch(statement) for name, statement in _INVARIANTS.items()}
+        return await broken_in(connection)
     finally:
         await connection.close()
+
+
+async def broken_in(connection: asyncpg.Connection[Any]) -> list[str]:
+    """The same over a connection that is there."""
+    found = {name: await connection.fetch(statement) for name, statement in _INVARIANTS.items()}
     return [f"{name}: {', '.join(row['id'] for row in rows)}" for name, rows in found.items() if rows]

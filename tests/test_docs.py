@@ -52,7 +52,8 @@ def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
 
 
 def test_the_tests_that_hold_the_guarantees_exist() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "concepts.md").read_text()))
+    pages = ("concepts.md", "durability.md")
+    named = {name for page in pages for name in re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text())}
     code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     there = set(re.findall(r"def (test_\w+)", code))
     assert named
@@ -79,6 +80,21 @@ async def test_the_tool_on_the_first_screen_runs(tmp_path: Path) -> None:
         },
     )
     assert run.structured == {"yes": 2, "no": 1}
+
+
+async def test_the_examples_of_durability_run_and_so_do_their_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, pages, tests = blocks(ROOT / "docs" / "durability.md", "python")
+    monkeypatch.setitem(sys.modules, "app", None)  # taken away again afterwards
+    module_of(order, tmp_path, "app")
+    module = module_of(tests, tmp_path, "durability_test")
+    for name in [name for name in vars(module) if name.startswith("test_")]:
+        await getattr(module, name)()
+    digest = module_of(pages, tmp_path, "durability_pages").engine
+    run = await call(digest, "digest", {"pages": 3})
+    assert run.text == "page page page"
+    assert len(run.calls) == 3
 
 
 async def test_the_quickstart_runs_and_so_does_its_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
+from pydantic import SecretStr
 
 from taskengine.settings import Settings
 from taskengine.store import Store
 from tests.processes import environment
-from tests.services import broken_invariants
+from tests.services import Services, broken_invariants
+from tests.store.calls import RESULT, claimed
+from tests.store.sql import execute
 
 
 async def test_every_test_has_a_migrated_database_of_its_own(store: Store, settings: Settings) -> None:
@@ -28,19 +33,23 @@ async def test_a_second_test_sees_nothing_of_the_first(settings: Settings) -> No
         await connection.close()
 
 
-async def test_an_open_question_of_a_settled_task_is_found_after_the_test(empty_database_url: str) -> None:
-    connection = await asyncpg.connect(empty_database_url)
+async def test_an_open_question_of_a_settled_task_is_found_after_the_test(services: Services) -> None:
+    url = await asyncio.to_thread(services.create_database)
     try:
-        await connection.execute(
-            "CREATE TABLE tasks (id text, status text, phase text, worker_id text, attempt int,"
-            " created_at timestamptz, ended_at timestamptz)"
+        store = await Store.open(Settings(database_url=SecretStr(url)))
+        claim = await claimed(store)
+        await store.attempts.complete(claim, RESULT, is_error=False, status_message="Completed")
+        await store.close()
+        assert await broken_invariants(url) == []
+        await execute(
+            url,
+            "INSERT INTO inputs (task_id, key, position, attempt, method, params)"
+            " VALUES ($1, 'name', 0, 1, 'elicitation/create', '{}')",
+            claim.task_id,
         )
-        await connection.execute("CREATE TABLE inputs (task_id text, response text, attempt int)")
-        await connection.execute("INSERT INTO tasks VALUES ('tsk_1', 'completed', 'done', NULL, 1, now(), now())")
-        await connection.execute("INSERT INTO inputs VALUES ('tsk_1', NULL, 1)")
+        assert await broken_invariants(url) == [f"a settled task with an open question: {claim.task_id}"]
     finally:
-        await connection.close()
-    assert await broken_invariants(empty_database_url) == ["a settled task with an open question: tsk_1"]
+        await asyncio.to_thread(services.drop_database, url)
 
 
 def test_settings_reach_other_processes_through_the_environment(settings: Settings) -> None:

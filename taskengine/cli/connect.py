@@ -17,7 +17,7 @@ import typer
 from taskengine.cli.place import web_address
 from taskengine.cli.screen import err, good, note
 from taskengine.errors import SettingsError
-from taskengine.settings import PREFIX
+from taskengine.settings import PREFIX, Settings
 from taskengine.target import absolute, load_target, source_folder
 
 __all__ = ["connect"]
@@ -107,9 +107,8 @@ def _server(host: Host, target: str | None, url: str | None, name: str | None, d
         return _Server(_named(name, "taskengine"), web_address(url))
     assert target is not None
     named = _named(name, load_target(target).name)
-    environment = {
-        key: value for key, value in os.environ.items() if key.startswith(PREFIX) and key != f"{PREFIX}TARGET"
-    }
+    settings = {f"{PREFIX}{name.upper()}" for name in (*Settings.model_fields, "config")}
+    environment = {key: value for key, value in os.environ.items() if key in settings}
     if config := environment.get(f"{PREFIX}CONFIG"):
         environment[f"{PREFIX}CONFIG"] = str(Path(config).resolve())  # hosts start programs in folders of their own
     arguments = ["-m", "taskengine", "stdio", absolute(target)]

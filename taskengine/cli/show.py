@@ -19,6 +19,7 @@ from taskengine.cli.watch import TaskId
 from taskengine.client import RemoteError, ServerUnreachable
 from taskengine.durations import describe
 from taskengine.errors import TaskNotFound
+from taskengine.losses import Loss, describe_loss
 
 __all__ = ["show"]
 
@@ -45,7 +46,7 @@ def show(
             row = await place.store.inspection.show(task_id)
             lines = await place.store.inspection.logs(task_id, last=LAST_LINES)
         if as_json:
-            row = {**row, "questions": [plain(each) for each in row["questions"]]}
+            row = {**row, **{name: [plain(each) for each in row[name]] for name in ("questions", "journal", "losses")}}
             print_json({**plain(row), "logs": [plain(line) for line in lines]})
         else:
             _print(row, lines)
@@ -94,11 +95,16 @@ def _print(row: Mapping[str, Any], lines: Any) -> None:
     _line("ran", describe(timedelta(milliseconds=row["ran_ms"])))
     _line("kept until", row["expires_at"])
     _line("attempts", f"{row['attempt']}, {row['crashes']} lost" if row["crashes"] else row["attempt"])
+    for lost in row["losses"]:
+        loss = Loss(**lost)
+        _line("lost", f"attempt {loss.attempt}, {_moment(lost['at'])}, on {loss.worker}: {describe_loss(loss)}")
     _line("worker", row["worker_id"])
     for question in row["questions"]:
         response = question["response"]
         _line("question", f"{question['key']}: {question['params'].get('message', question['method'])}")
         _line("answer", "waited for" if response is None else response)
+    for entry in row["journal"]:
+        _line(entry["kind"], f"{entry['path']} {_kept(entry)}")
     _line("result", row["result"])
     _line("error", row["error"])
     if row["traceback"]:
@@ -108,6 +114,20 @@ def _print(row: Mapping[str, Any], lines: Any) -> None:
     for line in lines:
         said = line["data"] if isinstance(line["data"], str) else json.dumps(line["data"], ensure_ascii=False)
         out.print(f"  {_moment(line['at'])} {line['level']:9} {said}", markup=False)
+
+
+def _kept(entry: Mapping[str, Any]) -> str:
+    """One line of the journal: what it was, and how it stands."""
+    said = [entry["name"]] if entry["name"] else []
+    if entry["child_id"] is not None:
+        said.append(f"as {entry['child_id']}")
+    if entry["tries"] > 1 or not entry["done"]:
+        said.append(f"{entry['tries']} tries" if entry["tries"] != 1 else "1 try")
+    if entry["error"] is not None:
+        said.append("failed" if entry["done"] else f"tried again at {_moment(entry['due'])}")
+    elif entry["kind"] == "sleep" and entry["due"] is not None:
+        said.append(f"until {_moment(entry['due'])}")
+    return ", ".join(said)
 
 
 def _head(task_id: str, status: str, is_error: bool) -> None:

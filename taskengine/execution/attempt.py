@@ -1,7 +1,8 @@
 """One attempt at one task: from the claim to its end, whatever ends it.
 
 the tool returned or raised     -> completed or failed
-it asked and the answer is not there -> the questions are stored, the attempt is over (Suspended)
+it waits (an answer, a time, a task it called) -> what for is stored, the attempt is over (Suspended)
+it raised, and has retries left -> it waits for the next try
 the worker drains               -> the task is due again, elsewhere (AttemptReleased)
 its process died                -> the task is due again, or fails after too many losses
 it was cancelled or superseded  -> nothing is written: the store has moved on
@@ -12,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from taskengine.calling import Outcome, call_async, outcome_of_message
 from taskengine.content import encode_json
 from taskengine.durations import describe
 from taskengine.errors import (
+    AttemptLost,
     AttemptReleased,
     ClaimLost,
     InvalidArguments,
@@ -31,11 +32,13 @@ from taskengine.errors import (
     Suspended,
     TaskCancelled,
 )
-from taskengine.execution.processes import ProcessDied, ToolProcess, ToolProcesses
-from taskengine.execution.reports import Reports
+from taskengine.execution.cleanups import Cleanups
+from taskengine.execution.processes import NotBegun, ProcessDied, ToolProcess, ToolProcesses
+from taskengine.execution.taskport import GivenUp, Stop, TaskPort
+from taskengine.losses import Loss
+from taskengine.points import point
 from taskengine.questions import missing_capabilities
-from taskengine.records import Claim, Doorbell, Question
-from taskengine.replay import check_replay
+from taskengine.records import Claim, Doorbell
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.tool import Tool
@@ -44,22 +47,14 @@ __all__ = ["Attempt", "Stop"]
 
 logger = logging.getLogger("taskengine.execution")
 
-_T = TypeVar("_T")
-RETRY_S = (0.2, 0.5, 1.0, 2.0)
-INTERNAL_ERROR = -32603
+DRAIN_STOP_S = 2.0
+"""How long a tool may take to end when the worker's grace is over: the worker has to go."""
+OTHER_PROCESSES = 3
+"""How many processes may die before a call has begun in one of them, until that counts as the call's doing."""
 
 
-class Stop(StrEnum):
-    """Why the engine ends a running attempt."""
-
-    CANCELLED = "cancelled"  # the store no longer gives it to this worker
-    FENCED = "fenced"  # the worker's lease could not be renewed
-    TIMEOUT = "timeout"  # the tool's own limit of running time
-    DRAIN = "drain"  # the worker stops and the grace is over
-
-
-class Attempt:
-    """Implements `Port` for the tool it runs."""
+class Attempt(TaskPort):
+    """What its tool asks of it is in `TaskPort`; here is how it runs and ends."""
 
     def __init__(
         self,
@@ -70,21 +65,15 @@ class Attempt:
         settings: Settings,
         processes: ToolProcesses,
         ring: Callable[[Doorbell], None],
+        find: Callable[[str], Tool | None] = lambda _: None,
+        may_linger: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.claim = claim
-        self.task_id: str | None = claim.task_id
-        self.attempt = claim.attempt
-        self.capabilities: Mapping[str, Any] = claim.capabilities
-        self.first: Mapping[str, Mapping[str, Any]] = claim.first
-        self.draining = False
-        self._tool = tool
-        self._store = store
-        self._settings = settings
+        """`find` knows the tools that may be called; `may_linger` tells whether nobody needs this attempt's slot."""
+        super().__init__(claim, tool, store=store, settings=settings, ring=ring, find=find, may_linger=may_linger)
         self._processes = processes
-        self._ring = ring
         self._process: ToolProcess | None = None
-        self._reports = Reports(store, claim)
-        self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self._cleanups = Cleanups(store, settings, processes)
+        self._how = "the tool stopped"
 
     # -- what the runner asks of it
 
@@ -94,66 +83,36 @@ class Attempt:
             ended = await self._ended()
             if ended is not None:
                 await self._reports.close()
+                point("end.known")
                 await self._settle(ended)
+                point("end.committed")
+            else:
+                await self._after_cancel()
+            await self._tell_relatives(ended)
         except ClaimLost as lost:
             logger.info("%s: dropped", lost)
-        except _GivenUp:
+            await self._after_cancel()
+        except GivenUp:
             logger.warning("%s: fenced before its end could be stored", self)
         except Exception as error:
             logger.exception("%s: the engine itself failed", self)
             await self._hand_back(error)
 
+    async def _after_cancel(self) -> None:
+        """Nothing of the attempt is to be stored: if that is because its task was cancelled, say how it ended."""
+        fenced = self._stop.done() and self._stop.result() is Stop.FENCED
+        if not fenced and (self.cancelled or self._tool.on_cancel is not None):
+            claim = self.claim
+            await self._cleanups.after_stop(self._tool, claim.task_id, claim.attempt, claim.arguments, self._how)
+
     async def _hand_back(self, error: Exception) -> None:
         """Count the attempt as lost, so that neither a passing fault nor a lasting one leaves the task hanging."""
         try:
-            await self._settle(ProcessDied(f"the engine failed with {type(error).__name__}"))
-        except (ClaimLost, _GivenUp) as gone:
+            await self._settle(ProcessDied(Loss(f"the engine failed with {type(error).__name__}")))
+        except (ClaimLost, GivenUp) as gone:
             logger.info("%s: dropped (%s)", self, type(gone).__name__)
 
-    def stop(self, reason: Stop) -> None:
-        """End the attempt from outside. The first reason counts."""
-        if not self._stop.done():
-            self._stop.set_result(reason)
-
-    @property
-    def cancelled(self) -> bool:
-        return self._stop.done() and self._stop.result() is Stop.CANCELLED
-
-    def __str__(self) -> str:
-        return f"task {self.claim.task_id} ({self.claim.tool}) attempt {self.attempt}"
-
-    # -- Port
-
-    async def progress(self, progress: float, total: float | None, message: str | None) -> None:
-        self._leave_if_draining()
-        self._reports.progress(progress, total, message)
-
-    async def log(self, level: str, data: Any, logger: str | None) -> None:
-        self._leave_if_draining()
-        self._reports.log(level, data, logger)
-
-    async def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
-        self._leave_if_draining()
-        answers = self.claim.answers
-        for question in questions:
-            if question.key in answers:
-                check_replay(answers[question.key].question, question)
-        missing = [question for question in questions if question.key not in answers]
-        if not missing:
-            return {question.key: answers[question.key].response for question in questions}
-        await self._reports.close()
-        with contextlib.suppress(ClaimLost):  # then the store has moved on, and this attempt is over as well
-            await self._persistently(lambda: self._store.attempts.suspend(self.claim, missing, _asking(missing)))
-        raise Suspended
-
-    async def tools_changed(self) -> None:
-        await self._store.changes.announce_tools()
-
     # -- running
-
-    def _leave_if_draining(self) -> None:
-        if self.draining:
-            raise AttemptReleased
 
     async def _ended(self) -> Outcome | ProcessDied | type[AttemptReleased] | None:
         try:
@@ -164,10 +123,16 @@ class Attempt:
     async def _until_end(self) -> Outcome | ProcessDied | type[AttemptReleased] | None:
         """What is to be stored; None when the store needs nothing more."""
         if not self._tool.is_async:
-            self._process = await self._processes.take()
+            self._process = await self._first_process()
+            if self._process is None:
+                return AttemptReleased if self._stop.result() is Stop.DRAIN else None
         job = asyncio.get_running_loop().create_task(self._call(), name=str(self))
         watched: set[asyncio.Future[Any]] = {job, self._stop}
-        await asyncio.wait(watched, timeout=self._time_left_s(), return_when=asyncio.FIRST_COMPLETED)
+        while not job.done() and not self._stop.done():
+            left = self._time_left_s()
+            if left is not None and left <= 0:
+                break
+            await asyncio.wait(watched, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if not job.done():
             self.stop(Stop.TIMEOUT)
             await self._end(job, self._stop.result())
@@ -181,13 +146,33 @@ class Attempt:
             case Stop.DRAIN if not job.done() or job.cancelled():
                 return AttemptReleased
         try:
-            return job.result()
+            outcome = job.result()
         except (Suspended, ClaimLost):
             return None
-        except (AttemptReleased, TaskCancelled):
+        except (AttemptReleased, TaskCancelled, StoreUnavailable):
             return AttemptReleased
+        except AttemptLost:
+            return ProcessDied(Loss("the engine failed in a call of the tool's context"))
         except ProcessDied as died:
             return AttemptReleased if self._stop.done() else died
+        # An exception while the worker drains may have come of being told to stop: nothing is held against the task.
+        return AttemptReleased if self.draining and outcome.passing else outcome
+
+    async def _first_process(self) -> ToolProcess | None:
+        """A process for the call; None when the attempt was stopped before there was one. Raises ProcessDied.
+
+        It may have to be started, and a start may hang: the stop does not wait for it.
+        """
+        taking = asyncio.get_running_loop().create_task(self._processes.take())
+        watched: set[asyncio.Future[Any]] = {taking, self._stop}
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        if not self._stop.done():
+            return taking.result()
+        taking.cancel()
+        await asyncio.wait({taking})
+        if not taking.cancelled() and taking.exception() is None:
+            await self._processes.give_back(taking.result())
+        return None
 
     async def _call(self) -> Outcome:
         """Nobody may have checked the arguments before, or asked what the tool wants to know first: not every wire
@@ -223,36 +208,49 @@ class Attempt:
             "show_exceptions": self._settings.show_exceptions,
             "max_result_bytes": self._settings.max_result_bytes,
         }
-        if self._process is None:
+        if self._tool.is_async:
             return await call_async(self._tool, self.claim.arguments, self, **options)
-        return await self._process.call(self.claim, self, **options)
+        others = 0
+        while True:
+            assert self._process is not None
+            if self._stop.done():  # the stop has gone out before the call does
+                raise TaskCancelled
+            try:
+                return await self._process.call(self.claim, self, **options)
+            except NotBegun as died:
+                others += 1
+                if others > OTHER_PROCESSES:
+                    raise
+                logger.warning("%s: %s before the call had begun: another takes it", self, died)
+                self._process = None  # a stop that comes meanwhile cancels the start of the other
+                self._process = await self._processes.take()
 
     async def _end(self, job: asyncio.Task[Outcome], reason: Stop) -> None:
         """Make the tool stop: ask it first, then take its process away. Returns when it has stopped or is left alone.
 
-        An async tool that swallows its cancellation cannot be taken out of the loop; what it does later is refused.
+        An async tool that swallows its cancellation cannot be taken out of the loop: see `strays`.
         """
+        grace_s = self._settings.cancel_grace.total_seconds()
+        if reason is Stop.DRAIN:
+            grace_s = min(grace_s, DRAIN_STOP_S)
         if self._process is None:
             job.cancel()
         elif reason is Stop.FENCED:
             self._process.kill()
         else:
             self._process.stop(AttemptReleased if reason is Stop.DRAIN else TaskCancelled)
-        await asyncio.wait({job}, timeout=self._settings.cancel_grace.total_seconds())
+        await asyncio.wait({job}, timeout=grace_s)
         if job.done():
             return
         if self._process is not None:
             logger.warning("%s: did not stop when told to: its process is killed", self)
             self._process.kill()
+            self._how = "the tool did not stop, its process was replaced"
             await asyncio.wait({job}, timeout=5)
-        else:
-            logger.error("%s: the async tool did not stop when cancelled", self)
-
-    def _time_left_s(self) -> float | None:
-        if self._tool.timeout is None:
-            return None
-        left = self._tool.timeout - timedelta(milliseconds=self.claim.ran_ms)
-        return max(left.total_seconds(), 0.001)
+        elif self._tool.is_async:
+            logger.error("%s: the async tool goes on after its cancellation; it keeps its slot", self)
+            self._how = "the tool did not stop, it was given up"
+            self.stray = job
 
     def _timed_out(self) -> Outcome:
         assert self._tool.timeout is not None
@@ -261,25 +259,49 @@ class Attempt:
 
     # -- storing the end
 
+    async def _tell_relatives(self, ended: Outcome | ProcessDied | type[AttemptReleased] | None) -> None:
+        """The task that called this one may go on; those that this one called end with it. Janitors do it as well."""
+        if not isinstance(ended, Outcome):
+            return
+        with contextlib.suppress(StoreUnavailable):
+            if any(entry.kind in {"ask", "call"} for entry in self.journal.values()):
+                await self._store.waits.forget_questions(self.claim.task_id)
+            if self._alive:
+                await self._store.children.cancel_orphans(self.claim.task_id)
+            if self.claim.parent is not None:
+                await self._wake(self.claim.parent)
+
     async def _settle(self, ended: Outcome | ProcessDied | type[AttemptReleased]) -> None:
         attempts = self._store.attempts
         if ended is AttemptReleased:
             self._ring(await self._persistently(lambda: attempts.release(self.claim)))
         elif isinstance(ended, ProcessDied):
-            error = encode_json(
-                {
-                    "code": INTERNAL_ERROR,
-                    "message": f"The tool's process died {self._settings.max_crashes} times: {ended.cause}",
-                }
-            )
             logger.warning("%s: %s", self, ended)
             doorbell = await self._persistently(
-                lambda: attempts.lose(self.claim, ended.cause, self._settings.max_crashes, error)
+                lambda: attempts.lose(self.claim, ended.loss, self._settings.max_crashes)
             )
             if doorbell is not None:
                 self._ring(doorbell)
         elif isinstance(ended, Outcome):
-            await self._persistently(lambda: self._store_outcome(ended))
+            backoff = self._tool.retries.wait_after(self.claim.failures + 1) if ended.passing else None
+            if backoff is None:
+                await self._persistently(lambda: self._store_outcome(ended))
+            else:
+                await self._try_again(ended, backoff)
+
+    async def _try_again(self, outcome: Outcome, backoff: timedelta) -> None:
+        tries = self._tool.retries.count + 1
+        message = f"Try {self.claim.failures + 1} of {tries} failed, the next comes in {describe(backoff)}"
+        logger.warning("%s: %s", self, message)
+        await self._persistently(
+            lambda: self._store.waits.park(
+                self.claim,
+                message=f"{message}: {outcome.message}" if outcome.message else message,
+                wake_at=self.clock() + backoff,
+                failed=True,
+                forget=outcome.loose,
+            )
+        )
 
     async def _store_outcome(self, outcome: Outcome) -> None:
         if outcome.result is not None:
@@ -295,34 +317,6 @@ class Attempt:
             await self._store.attempts.fail(
                 self.claim, outcome.error, status_message=outcome.message or "Failed", traceback=outcome.traceback
             )
-
-    async def _persistently(self, write: Callable[[], Awaitable[_T]]) -> _T:
-        """Repeat a write while the database is away: the work is done and must not be lost.
-
-        Ends when the attempt is fenced, which the lease does in time. A write that had been committed although its
-        answer was lost is refused when repeated (ClaimLost), which is the end all the same.
-        """
-        tries = 0
-        while True:
-            try:
-                return await write()
-            except StoreUnavailable as error:
-                if self._stop.done() and self._stop.result() is Stop.FENCED:
-                    raise _GivenUp from error
-                logger.warning("%s: %s; trying again", self, error)
-                await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
-                tries += 1
-
-
-class _GivenUp(Signal):
-    """The attempt was fenced while the database was away."""
-
-
-def _asking(questions: Sequence[Question]) -> str:
-    if len(questions) > 1:
-        return f"Waiting for answers: {len(questions)} to go"
-    message = questions[0].params.get("message")
-    return f"Waiting for an answer: {message}" if isinstance(message, str) else "Waiting for an answer"
 
 
 def _look_at(job: asyncio.Task[Any]) -> None:

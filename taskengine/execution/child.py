@@ -15,19 +15,40 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from taskengine.calling import call_sync
-from taskengine.errors import AttemptReleased, ProtocolError, Signal, Suspended, TaskCancelled
-from taskengine.execution.frames import pack, receive_frame
-from taskengine.records import Question
+from taskengine.cleanup import clean_up_sync
+from taskengine.errors import (
+    AttemptLost,
+    AttemptReleased,
+    DeclarationError,
+    EngineError,
+    InvalidArguments,
+    ProtocolError,
+    Signal,
+    Suspended,
+    TaskCancelled,
+)
+from taskengine.execution.frames import ANSWERS, ENTRIES, ENTRY, JOURNAL, WAIT, pack, receive_frame
+from taskengine.port import IN_PLACE
+from taskengine.records import Answered, Entry, Question, Wait
 from taskengine.target import load_target
+from taskengine.tool import Tool
 
 __all__ = ["main"]
 
-SIGNALS: dict[str, type[Signal]] = {each.__name__: each for each in (Suspended, AttemptReleased, TaskCancelled)}
+SIGNALS: dict[str, type[Signal]] = {
+    each.__name__: each for each in (Suspended, AttemptReleased, AttemptLost, TaskCancelled)
+}
+REFUSALS: dict[str, type[EngineError]] = {each.__name__: each for each in (DeclarationError, InvalidArguments)}
 _PR_SET_PDEATHSIG = 1
 
 
@@ -67,11 +88,13 @@ class _Wire:
             if message is None:
                 os._exit(0)
             match message["op"]:
-                case "run":
+                case "run" | "clean_up":
                     self.calls.put(message)
                 case "stop":
-                    self.stopped = (message["call"], SIGNALS[message["signal"]])
-                    if message["call"] == self.running and self._main is not None:
+                    told = (message["call"], SIGNALS[message["signal"]])
+                    again, self.stopped = told == self.stopped, told
+                    # Once: a second interruption would cut short the tool's `finally`.
+                    if not again and message["call"] == self.running and self._main is not None:
                         signal.pthread_kill(self._main, signal.SIGUSR1)
                 case _:
                     self.replies.put(message)
@@ -97,12 +120,18 @@ class _Wire:
 class _ChildPort:
     """`SyncPort` of a tool that runs in this process."""
 
+    in_place = IN_PLACE
+
     def __init__(self, wire: _Wire, call: Mapping[str, Any]) -> None:
         self._wire = wire
         self.task_id: str | None = call["task_id"]
         self.attempt: int = call["attempt"]
         self.capabilities: Mapping[str, Any] = call["capabilities"]
         self.first: Mapping[str, Mapping[str, Any]] = call["first"]
+        self.journal: Mapping[str, Entry] = JOURNAL.validate_python(call["journal"])
+        self.answers: Mapping[str, Answered] = ANSWERS.validate_python(call["answers"])
+        self._now = datetime.fromisoformat(call["now"])
+        self._began = time.monotonic()
 
     @property
     def cancelled(self) -> bool:
@@ -114,18 +143,56 @@ class _ChildPort:
     def log(self, level: str, data: Any, logger: str | None) -> None:
         self._wire.send({"op": "log", "level": level, "data": data, "logger": logger})
 
-    def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
-        self._wire.send({"op": "ask", "questions": [dataclasses.asdict(question) for question in questions]})
-        reply = self._wire.replies.get()
-        if reply["op"] == "signal":
-            raise SIGNALS[reply["signal"]]
-        if reply["op"] == "error":
-            raise ProtocolError(reply["code"], reply["message"], reply["data"])
-        answers: dict[str, dict[str, Any]] = reply["answers"]
-        return answers
+    def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:  # noqa: ARG002
+        raise AssertionError("what runs here has a journal, and asks through that")
 
     def tools_changed(self) -> None:
         self._wire.send({"op": "tools_changed"})
+
+    # -- SyncDurablePort
+
+    @property
+    def durable(self) -> _ChildPort:
+        return self
+
+    def clock(self) -> datetime:
+        return self._now + timedelta(seconds=time.monotonic() - self._began)
+
+    def record(self, entry: Entry) -> None:
+        self._request("record", entry=_plain(ENTRY, entry))
+
+    def call(self, entry: Entry, arguments: Mapping[str, Any]) -> Entry:
+        return ENTRY.validate_python(self._request("call", entry=_plain(ENTRY, entry), arguments=arguments))
+
+    def park(self, wait: Wait, entries: Sequence[Entry], *, linger: bool) -> None:
+        fresh = self._request("park", wait=_plain(WAIT, wait), entries=_plain(ENTRIES, list(entries)), linger=linger)
+        self.journal = JOURNAL.validate_python(fresh["journal"])
+        self.answers = ANSWERS.validate_python(fresh["answers"])
+
+    def give_up(self, entry: Entry, keys: Sequence[str]) -> None:
+        self.answers = ANSWERS.validate_python(self._request("give_up", entry=_plain(ENTRY, entry), keys=list(keys)))
+
+    def answer_child(self, child_id: str, responses: Mapping[str, Mapping[str, Any]]) -> None:
+        self._request("answer_child", child_id=child_id, responses=responses)
+
+    def withdraw(self, child_id: str) -> None:
+        self._request("withdraw", child_id=child_id)
+
+    def _request(self, method: str, **arguments: Any) -> Any:
+        self._wire.send({"op": "port", "method": method, **arguments})
+        reply = self._wire.replies.get()
+        match reply["op"]:
+            case "signal":
+                raise SIGNALS[reply["signal"]]
+            case "error":
+                raise ProtocolError(reply["code"], reply["message"], reply["data"])
+            case "refused":
+                raise REFUSALS[reply["error"]](reply["message"])
+        return reply["given"]
+
+
+def _plain(adapter: TypeAdapter[Any], value: Any) -> Any:
+    return adapter.dump_python(value, mode="json")
 
 
 def main(target: str, descriptor: int, parent: int) -> None:
@@ -135,7 +202,7 @@ def main(target: str, descriptor: int, parent: int) -> None:
     """
     _die_with(parent)
     # A signal sent to the whole process group asks the worker to drain; it decides what becomes of running tools.
-    for ignored in (signal.SIGTERM, signal.SIGINT):
+    for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     wire = _Wire(socket.socket(fileno=descriptor))
     signal.signal(signal.SIGUSR1, wire.interrupt)
@@ -149,21 +216,40 @@ def main(target: str, descriptor: int, parent: int) -> None:
         wire.forget_replies()
         try:
             try:
+                _forget_peak()
+                wire.send({"op": "begun"})
                 wire.begin(call["call"])
-                outcome = call_sync(
-                    tool,
-                    call["arguments"],
-                    _ChildPort(wire, call),
-                    show_exceptions=call["show_exceptions"],
-                    max_result_bytes=call["max_result_bytes"],
-                )
+                done = _clean_up(tool, call) if call["op"] == "clean_up" else _run(tool, call, wire)
             finally:
                 wire.running = -1
         except Signal as ended:
             wire.running = -1  # the interruption may have come within the finally
             wire.send({"op": "ended", "signal": type(ended).__name__})
         else:
-            wire.send({"op": "done", "outcome": dataclasses.asdict(outcome)})
+            wire.send({"op": "done", **done})
+
+
+def _run(tool: Tool, call: Mapping[str, Any], wire: _Wire) -> dict[str, Any]:
+    outcome = call_sync(
+        tool,
+        call["arguments"],
+        _ChildPort(wire, call),
+        show_exceptions=call["show_exceptions"],
+        max_result_bytes=call["max_result_bytes"],
+    )
+    return {"outcome": dataclasses.asdict(outcome)}
+
+
+def _clean_up(tool: Tool, call: Mapping[str, Any]) -> dict[str, Any]:
+    assert tool.on_cancel is not None, "the worker has looked"
+    cancelled = tool.cancelled(call["task_id"], call["attempt"], call["arguments"])
+    return {"problem": clean_up_sync(tool.on_cancel, cancelled)}
+
+
+def _forget_peak() -> None:
+    """Let the most memory that the kernel tells of this process at its end be that of the present call."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _die_with(parent: int) -> None:

@@ -1,7 +1,9 @@
 """Frames between a worker and its tool processes: four bytes of length, then JSON. Both ends are ours.
 
-worker to process: `run` (a call), `answers` and `signal` (replies to `ask`), `stop` (end the running call)
-process to worker: `progress`, `log`, `ask`, `tools_changed`, and one `done` or `ended` for each `run`
+worker to process: `run` (a call), `clean_up` (an `on_cancel`), `stop` (end the running call), and one reply to each
+    `port`: `given`, `signal`, `error` or `refused`
+process to worker: `progress`, `log`, `tools_changed`, `port` (a method of `DurablePort`, by name), and for each `run`
+    and `clean_up` a `begun`, and a `done` or an `ended`
 """
 
 from __future__ import annotations
@@ -12,7 +14,18 @@ import socket
 import struct
 from typing import Any
 
-__all__ = ["pack", "read_frame", "receive_frame"]
+from pydantic import TypeAdapter
+
+from taskengine.records import Answered, Entry, Wait
+
+__all__ = ["ANSWERS", "ENTRIES", "ENTRY", "JOURNAL", "WAIT", "pack", "read_frame", "receive_frame"]
+
+# How records travel.
+ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
+ENTRIES: TypeAdapter[list[Entry]] = TypeAdapter(list[Entry])
+JOURNAL: TypeAdapter[dict[str, Entry]] = TypeAdapter(dict[str, Entry])
+ANSWERS: TypeAdapter[dict[str, Answered]] = TypeAdapter(dict[str, Answered])
+WAIT: TypeAdapter[Wait] = TypeAdapter(Wait)
 
 _LENGTH = struct.Struct(">I")
 

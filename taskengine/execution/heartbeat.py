@@ -30,6 +30,8 @@ logger = logging.getLogger("taskengine.execution")
 
 RENEWALS_PER_LEASE = 5
 FENCE_AT = 2 / 3
+LOOK_WITHIN_S = 1.5
+"""How often it looks at what it holds, however long the lease: a cancel whose notice was lost is found by that."""
 STALL_WARNING_S = 3.0
 STRAY_AFTER_S = 1.0
 
@@ -107,7 +109,7 @@ class Heartbeat:
             while not self._stopping.is_set():
                 await self._beat(store, presence_key)
                 heard.clear()
-                await self._wait(heard, self._lease_s / RENEWALS_PER_LEASE)
+                await self._wait(heard, min(self._lease_s / RENEWALS_PER_LEASE, LOOK_WITHIN_S))
             if self.worker_id:
                 with contextlib.suppress(StoreUnavailable):
                     await store.workers.leave(self.worker_id)

@@ -7,44 +7,48 @@ end, and it can die of its own fault, all without touching other tasks.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from taskengine.calling import Outcome
 from taskengine.errors import EngineError, ProtocolError, Signal
-from taskengine.execution.child import SIGNALS
-from taskengine.execution.frames import pack, read_frame
-from taskengine.port import Port
-from taskengine.records import Claim, Question
+from taskengine.execution.child import REFUSALS, SIGNALS
+from taskengine.execution.frames import ANSWERS, ENTRIES, ENTRY, JOURNAL, WAIT, pack, read_frame
+from taskengine.execution.spawned import Spawned
+from taskengine.losses import Loss
+from taskengine.port import DurablePort, Port
+from taskengine.records import Claim
 
-__all__ = ["ProcessDied", "ToolProcess", "ToolProcesses"]
+__all__ = ["NotBegun", "ProcessDied", "ToolProcess", "ToolProcesses"]
 
 logger = logging.getLogger("taskengine.execution")
 
 START_TIMEOUT_S = 60
+SPARE = 1
 
 
 class ProcessDied(EngineError):
     """The process ended while it ran a tool."""
 
-    def __init__(self, cause: str) -> None:
-        super().__init__(cause)
-        self.cause = cause
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(loss)
+        self.loss = loss
 
     def __str__(self) -> str:
-        return f"the tool's process died: {self.cause}"
+        return f"the tool's process died: {self.loss.cause}"
+
+
+class NotBegun(ProcessDied):
+    """The process ended before it had begun the call: nothing of the tool has run, and another can take it."""
 
 
 class ToolProcess:
-    def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, process: Spawned, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -54,34 +58,49 @@ class ToolProcess:
 
     @classmethod
     async def start(cls, target: str) -> ToolProcess:
-        """A process that has loaded `target` and waits for calls. Raises ProcessDied."""
+        """A process that has loaded `target` and waits for calls. Raises ProcessDied.
+
+        Whoever stops waiting for it leaves no process behind.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "taskengine.execution.child",
-                target,
-                str(theirs.fileno()),
-                str(os.getpid()),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
+            command = (sys.executable, "-m", "taskengine.execution.child", target)
+            try:
+                process = Spawned(
+                    [*command, str(theirs.fileno()), str(os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            except OSError as error:
+                ours.close()
+                raise ProcessDied(Loss(f"it could not be started ({type(error).__name__})")) from None
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            process.kill()
+            ours.close()
+            raise
         self = cls(process, reader, writer)
         try:
             ready = await asyncio.wait_for(read_frame(reader), START_TIMEOUT_S)
-        except TimeoutError:
+        except BaseException as error:
             self.kill()
-            raise ProcessDied(f"it did not load {target} within {START_TIMEOUT_S} s") from None
+            writer.close()
+            if isinstance(error, TimeoutError):
+                raise ProcessDied(Loss(f"it did not load {target} within {START_TIMEOUT_S} s")) from None
+            raise
         if ready is None:
-            raise ProcessDied(await self._cause())
+            raise ProcessDied(await self._end())
         self.tools = frozenset(ready["tools"])
         return self
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
-        return self._process.returncode is None
+        return self._process.alive and not self._reader.at_eof()
 
     @property
     def idle(self) -> bool:
@@ -89,7 +108,9 @@ class ToolProcess:
         return self.alive and not self._busy
 
     async def call(self, claim: Claim, port: Port, *, show_exceptions: bool, max_result_bytes: int) -> Outcome:
-        """Run the claimed tool. Raises the signal that ended it, or ProcessDied."""
+        """Run the claimed tool. Raises the signal that ended it, ProcessDied, or NotBegun before the tool has run."""
+        durable = port.durable
+        assert durable is not None, "only tasks run in processes"
         self._call += 1
         self._busy = True
         self._send(
@@ -102,29 +123,54 @@ class ToolProcess:
                 "attempt": claim.attempt,
                 "capabilities": claim.capabilities,
                 "first": claim.first,
+                "journal": JOURNAL.dump_python(dict(durable.journal), mode="json"),
+                "answers": ANSWERS.dump_python(dict(durable.answers), mode="json"),
+                "now": durable.clock().isoformat(),
                 "show_exceptions": show_exceptions,
                 "max_result_bytes": max_result_bytes,
             }
         )
+        return Outcome(**(await self._until_done(port))["outcome"])
+
+    async def clean_up(self, tool: str, task_id: str, attempt: int, arguments: Mapping[str, Any]) -> str | None:
+        """Run the tool's `on_cancel`; what went wrong. Raises as `call` does."""
+        self._call += 1
+        self._busy = True
+        facts = {"tool": tool, "task_id": task_id, "attempt": attempt, "arguments": arguments}
+        self._send({"op": "clean_up", "call": self._call, **facts})
+        problem: str | None = (await self._until_done(None))["problem"]
+        return problem
+
+    async def _until_done(self, port: Port | None) -> dict[str, Any]:
+        died: type[ProcessDied] = NotBegun
         while True:
             message = await read_frame(self._reader)
             if message is None:
-                raise ProcessDied(await self._cause())
+                raise died(await self._end())
             match message["op"]:
-                case "progress":
-                    await self._report(port.progress(message["progress"], message["total"], message["message"]))
-                case "log":
-                    await self._report(port.log(message["level"], message["data"], message["logger"]))
-                case "tools_changed":
-                    await port.tools_changed()
-                case "ask":
-                    await self._ask(port, [Question(**question) for question in message["questions"]])
+                case "begun":
+                    died = ProcessDied
                 case "done":
                     self._busy = False
-                    return Outcome(**message["outcome"])
-                case _:
+                    return message
+                case "ended":
                     self._busy = False
                     raise SIGNALS[message["signal"]]
+                case _ if port is not None:
+                    await self._serve(port, message)
+
+    async def _serve(self, port: Port, message: dict[str, Any]) -> None:
+        """Do what the running tool asks of its context."""
+        match message["op"]:
+            case "progress":
+                await self._report(port.progress(message["progress"], message["total"], message["message"]))
+            case "log":
+                await self._report(port.log(message["level"], message["data"], message["logger"]))
+            case "tools_changed":
+                await self._report(port.tools_changed())
+            case "port":
+                assert port.durable is not None, "only tasks run in processes"
+                await self._reply(port.durable, message)
 
     async def _report(self, report: Awaitable[None]) -> None:
         """A signal raised by a report reaches the tool, which did not wait for an answer, as a stop."""
@@ -133,78 +179,145 @@ class ToolProcess:
         except Signal as ended:
             self.stop(type(ended))
 
-    async def _ask(self, port: Port, questions: list[Question]) -> None:
+    async def _reply(self, port: DurablePort, message: dict[str, Any]) -> None:
         try:
-            self._send({"op": "answers", "answers": await port.ask(questions)})
+            self._send({"op": "given", "given": await _asked(port, message)})
         except Signal as ended:
             self._send({"op": "signal", "signal": type(ended).__name__})
         except ProtocolError as error:
             self._send({"op": "error", "code": error.code, "message": error.message, "data": error.data})
+        except tuple(REFUSALS.values()) as error:
+            self._send({"op": "refused", "error": type(error).__name__, "message": str(error)})
 
     def stop(self, ended: type[Signal]) -> None:
         """Raise `ended` in the running call, also in the middle of a blocking one."""
         self._send({"op": "stop", "call": self._call, "signal": ended.__name__})
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        self._process.kill()
+
+    def drop(self) -> None:
+        """It is of no use any more, if it has not ended already."""
+        self._writer.close()
+        if self._process.alive:
+            self.kill()
 
     async def close(self) -> None:
         """End an idle process."""
         self._writer.close()
         try:
-            await asyncio.wait_for(self._process.wait(), 2)
+            await asyncio.wait_for(asyncio.shield(self._process.ended), 2)
         except TimeoutError:
             self.kill()
-            await self._process.wait()
+            await self._process.ended
 
     def _send(self, message: dict[str, Any]) -> None:
         self._writer.write(pack(message))
 
-    async def _cause(self) -> str:
-        code = await self._process.wait()
+    async def _end(self) -> Loss:
+        """How it ended. One whose socket is closed and that lives on is of no use, and is killed."""
         self._writer.close()
-        if code >= 0:
-            return f"it exited with code {code}"
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-code).name}"
-        return f"killed by signal {-code}"
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._process.ended), 2)
+        except TimeoutError:
+            self.kill()
+            return await self._process.ended
+
+
+async def _asked(port: DurablePort, message: dict[str, Any]) -> Any:
+    """What a method of the port gives to the process that asked for it."""
+    match message["method"]:
+        case "record":
+            await port.record(ENTRY.validate_python(message["entry"]))
+        case "call":
+            made = await port.call(ENTRY.validate_python(message["entry"]), message["arguments"])
+            return ENTRY.dump_python(made, mode="json")
+        case "park":
+            entries = ENTRIES.validate_python(message["entries"])
+            await port.park(WAIT.validate_python(message["wait"]), entries, linger=message["linger"])
+            return {
+                "journal": JOURNAL.dump_python(dict(port.journal), mode="json"),
+                "answers": ANSWERS.dump_python(dict(port.answers), mode="json"),
+            }
+        case "give_up":
+            await port.give_up(ENTRY.validate_python(message["entry"]), message["keys"])
+            return ANSWERS.dump_python(dict(port.answers), mode="json")
+        case "answer_child":
+            await port.answer_child(message["child_id"], message["responses"])
+        case _:
+            await port.withdraw(message["child_id"])
+    return None
 
 
 class ToolProcesses:
-    """As many processes as there are sync slots, started when first needed."""
+    """As many processes as there are sync slots, started when first needed, and a spare one.
+
+    The spare is for the call whose process has died: it begins anew at once, and not after the start of a process.
+    """
 
     def __init__(self, target: str, size: int) -> None:
         self._target = target
-        self._size = size
+        self._most = size + SPARE if size else 0
         self._idle: list[ToolProcess] = []
+        self._taken: set[ToolProcess] = set()
+        self._starting: set[asyncio.Task[None]] = set()
 
     async def warm(self) -> None:
         """Start all of them ahead of the first call; one that cannot start says so then, and again at its call."""
-        started = await asyncio.gather(
-            *(ToolProcess.start(self._target) for _ in range(self._size - len(self._idle))), return_exceptions=True
-        )
-        for process in started:
-            if isinstance(process, ToolProcess):
-                self._idle.append(process)
-            else:
-                logger.error("a tool process did not start: %s", process)
+        self._refill()
+        await asyncio.gather(*self._starting)
 
     async def take(self) -> ToolProcess:
         """An idle process, or a new one. Raises ProcessDied."""
+        process = self._pop()
+        if process is None and self._starting:  # no second start beside one that is under way
+            await asyncio.wait(self._starting, return_when=asyncio.FIRST_COMPLETED)
+            process = self._pop()
+        if process is None:
+            process = await ToolProcess.start(self._target)
+        self._taken.add(process)
+        self._refill()
+        return process
+
+    async def give_back(self, process: ToolProcess) -> None:
+        """Keep it for the next call; one that is still busy with an abandoned call is of no use to anybody."""
+        self._taken.discard(process)
+        if process.idle and len(self._idle) < self._most:
+            self._idle.append(process)
+        else:
+            process.drop()
+        self._refill()
+
+    async def close(self) -> None:
+        for start in self._starting:
+            start.cancel()
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        idle, self._idle, self._most = self._idle, [], 0
+        await asyncio.gather(*(process.close() for process in idle))
+
+    def _pop(self) -> ToolProcess | None:
         while self._idle:
             process = self._idle.pop()
             if process.alive:
                 return process
-        return await ToolProcess.start(self._target)
+            process.drop()
+        return None
 
-    async def give_back(self, process: ToolProcess) -> None:
-        """Keep it for the next call; one that is still busy with an abandoned call is of no use to anybody."""
-        if process.idle and len(self._idle) < self._size:
-            self._idle.append(process)
-        elif process.alive:
-            process.kill()
+    def _refill(self) -> None:
+        """Start what is missing, in the background."""
+        for process in [each for each in (*self._idle, *self._taken) if not each.alive]:
+            process.drop()
+            self._taken.discard(process)
+            if process in self._idle:
+                self._idle.remove(process)
+        there = len(self._idle) + len(self._taken) + len(self._starting)
+        for _ in range(self._most - there):
+            start = asyncio.get_running_loop().create_task(self._start())
+            self._starting.add(start)
+            start.add_done_callback(self._starting.discard)
 
-    async def close(self) -> None:
-        idle, self._idle = self._idle, []
-        await asyncio.gather(*(process.close() for process in idle))
+    async def _start(self) -> None:
+        try:
+            self._idle.append(await ToolProcess.start(self._target))
+        except ProcessDied as died:
+            logger.warning("a tool process did not start: %s", died)

@@ -9,9 +9,12 @@ from typing import Any
 
 from taskengine.engine import TaskEngine
 from taskengine.errors import ClaimLost, StoreUnavailable
-from taskengine.execution.attempt import Attempt, Stop
+from taskengine.execution.attempt import DRAIN_STOP_S, Attempt, Stop
+from taskengine.execution.cleanups import Cleanups
 from taskengine.execution.heartbeat import Heartbeat
 from taskengine.execution.processes import ToolProcesses
+from taskengine.execution.strays import Strays
+from taskengine.points import point
 from taskengine.records import Claim, Doorbell
 from taskengine.settings import Settings
 from taskengine.store import Store
@@ -38,6 +41,7 @@ class Runner:
         ring: Callable[[Doorbell], None],
         freed: Callable[[str], None],
         crowded: Callable[[str], tuple[str, ...]],
+        worn: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._settings = settings
@@ -50,6 +54,8 @@ class Runner:
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._strays = Strays(settings.async_slots, lambda: len(self._attempts), worn)
+        self._cleaning: asyncio.Task[None] | None = None
         self._tools = tuple(name for name, tool in engine.tools.items() if tool.durable)
         self.heartbeat = Heartbeat(settings, routes, self)
 
@@ -58,6 +64,10 @@ class Runner:
         self.heartbeat.start()
         if any(tool.durable and not tool.is_async for tool in self._engine.tools.values()):
             self._keep(self._processes.warm())
+        cleanups = Cleanups(self._store, self._settings, self._processes)
+        self._cleaning = self._loop.create_task(
+            cleanups.look_for_ever(self._engine.tools, lambda: "" if self._draining else self.heartbeat.worker_id)
+        )
 
     def offer(self, doorbell: Doorbell, settled: Callable[[], None]) -> None:
         """Claim the attempt the doorbell names and run it; `settled` is called when the claim is decided.
@@ -73,12 +83,17 @@ class Runner:
         Their tasks are due again, elsewhere, with nothing held against them.
         """
         self._draining = True
+        logger.info("draining: nothing more is claimed, %d attempts are to end", len(self._attempts))
+        self._strays.leave()
         for attempt in self._attempts.values():
             attempt.draining = True
         await self._until_idle(self._settings.drain_grace.total_seconds())
         for attempt in list(self._attempts.values()):
             attempt.stop(Stop.DRAIN)
-        await self._until_idle(self._settings.cancel_grace.total_seconds() + 5)
+        await self._until_idle(DRAIN_STOP_S + 2)
+        if self._cleaning is not None:
+            self._cleaning.cancel()
+            await asyncio.wait({self._cleaning}, timeout=1)
         await asyncio.to_thread(self.heartbeat.stop)
         await self._processes.close()
 
@@ -107,11 +122,14 @@ class Runner:
         if not worker_id:  # cut off from the database: another worker may not be
             self._loop.call_later(UNREGISTERED_S, self._ring, doorbell)
             return None
+        point("claim.asked")
         try:
-            return await self._store.attempts.claim(doorbell, worker_id)
+            claim = await self._store.attempts.claim(doorbell, worker_id)
+            point("claim.committed")
         except StoreUnavailable as error:
             logger.warning("task %s was not claimed: %s", doorbell.task_id, error)
             return None
+        return claim
 
     async def _claim_next(self, route: str) -> Claim | None:
         """What has waited longest, for a slot that has come free while all were taken."""
@@ -130,17 +148,28 @@ class Runner:
             await self._refuse(claim)
             return
         attempt = Attempt(
-            claim, tool, store=self._store, settings=self._settings, processes=self._processes, ring=self._ring
+            claim,
+            tool,
+            store=self._store,
+            settings=self._settings,
+            processes=self._processes,
+            ring=self._ring,
+            find=self._engine.get_tool,
+            may_linger=lambda: not self._crowded(claim.queue),
         )
         attempt.draining = self._draining
         if claim.worker_id != self.heartbeat.worker_id:
             attempt.stop(Stop.FENCED)
         key = (claim.task_id, claim.attempt)
         self._attempts[key] = attempt
+        point("attempt.begins")
         try:
             await attempt.run()
         finally:
             del self._attempts[key]
+            self._strays.look()
+        if attempt.stray is not None:
+            await self._strays.outlast(attempt.stray)
 
     async def _refuse(self, claim: Claim) -> None:
         """A rolling deploy: this worker's code does not have the tool. The relay tries again until one has it."""
@@ -158,7 +187,8 @@ class Runner:
     # -- Heart
 
     def running(self) -> frozenset[tuple[str, int]]:
-        return frozenset(self._attempts.copy())
+        run = {key for key, attempt in self._attempts.copy().items() if not attempt.parked}
+        return frozenset(run | self._store.attempts.loading.copy())
 
     def busy_with(self) -> str:
         return (

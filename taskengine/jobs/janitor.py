@@ -14,6 +14,7 @@ from datetime import timedelta
 from taskengine.content import encode_json
 from taskengine.errors import StoreUnavailable
 from taskengine.jobs.bell import Bell, BrokerUnavailable
+from taskengine.points import point
 from taskengine.settings import Settings
 from taskengine.store import Store
 
@@ -29,8 +30,8 @@ SWEEP_BATCH = 1000
 ORPHANS_EVERY = 10
 """Turns between looks for tasks whose holder is not even registered, which a claim hardly leaves behind."""
 BETWEEN_BATCHES_S = 0.05
+LEAST_NAP_S = 0.02
 EXPIRED = {"code": -31001, "message": "Nobody answered the task's questions in time"}
-LOST = {"code": -32603, "message": "The task's workers died too many times"}
 
 
 class Janitor:
@@ -45,6 +46,9 @@ class Janitor:
         chores: list[tuple[Callable[[], Awaitable[None]], timedelta]] = [
             (self.bury, SECOND),
             (self.relay, SECOND),
+            (self.wake, timedelta(0)),
+            (self.wake_parents, SECOND),
+            (self.cancel_orphans, SECOND),
             (self.extend, 5 * SECOND),
             (self.sweep, 10 * SECOND),
             (self.expire, 60 * SECOND),
@@ -64,8 +68,10 @@ class Janitor:
                 await chore()
             except (StoreUnavailable, BrokerUnavailable) as error:
                 logger.debug("%s waits: %s", chore.__name__, error)
+                await asyncio.sleep(1)
             except Exception:
                 logger.exception("%s failed; it is tried again", chore.__name__)
+                await asyncio.sleep(1)
             await asyncio.sleep(interval.total_seconds())
 
     async def bury(self) -> None:
@@ -74,7 +80,9 @@ class Janitor:
         self._turn += 1
         if not await self._store.workers.look(lease_s) and self._turn % ORPHANS_EVERY:
             return
-        reaped = await self._store.workers.reap(lease_s, self._settings.max_crashes, encode_json(LOST))
+        reaped = await self._store.workers.reap(lease_s, self._settings.max_crashes)
+        if reaped.workers:
+            point("bury.committed")
         for worker in reaped.workers:
             logger.warning("worker %s is dead", worker)
         for doorbell in reaped.doorbells:
@@ -96,8 +104,28 @@ class Janitor:
         for route, waiting in due.items():
             missing = min(waiting - depths[route], RING_BATCH)
             if missing > 0:
-                for doorbell in await self._store.upkeep.ring_again(route, UNHEARD_S, missing):
+                again = await self._store.upkeep.ring_again(route, UNHEARD_S, missing)
+                point("relay.committed")
+                for doorbell in again:
                     self._bell.ring(doorbell)
+
+    async def wake(self) -> None:
+        """Make tasks due whose time has come, and wait for the next; it is looked for once a second at least."""
+        left = await self._store.waits.due_in_s()
+        if left is not None and left <= 0:
+            for doorbell in await self._store.waits.wake_due():
+                self._bell.ring(doorbell)
+            left = LEAST_NAP_S
+        await asyncio.sleep(SECOND.total_seconds() if left is None else min(max(left, LEAST_NAP_S), 1))
+
+    async def wake_parents(self) -> None:
+        """The same for tasks whose children have ended or ask something; their workers do it as well, and sooner."""
+        for doorbell in await self._store.waits.wake_parents():
+            self._bell.ring(doorbell)
+
+    async def cancel_orphans(self) -> None:
+        """Cancel tasks whose caller has ended."""
+        await self._store.children.cancel_orphans()
 
     async def extend(self) -> None:
         """Keep the retention of live tasks ahead of them."""

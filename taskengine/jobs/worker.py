@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -54,6 +57,8 @@ class WorkerHost:
         self._janitor: Janitor | None = None
         self._runner: Runner | None = None
         self._drained = False
+        self.worn = False
+        """The worker should start anew once it has stopped."""
 
     def start(self, pool: SlotPool) -> None:
         """Returns when the worker may claim; while the database is away it waits, and says so."""
@@ -82,11 +87,16 @@ class WorkerHost:
             ring=self._bell.ring,
             freed=pool.freed,
             crowded=pool.crowded,
+            worn=self._start_anew,
         )
         self._runner.start()
         self._janitor = Janitor(self._store, self._bell, self.settings)
         self._janitor.start()
         self._engine.on_tools_changed.append(self._announce_tools)
+
+    def _start_anew(self) -> None:
+        self.worn = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _announce_tools(self) -> None:
         assert self._store is not None
@@ -131,6 +141,8 @@ def make_worker_app(
 def run_worker(target: str, settings: Settings, *, on_ready: Callable[[], None] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Call it on the main thread.
 
+    A worker that async tools have worn out (see `execution/strays.py`) replaces its process by a new one of the same
+    command and process id, so whoever watches over it notices nothing.
     Raises DeclarationError or SettingsError when `target` or the queues are wrong.
     """
     # Celery warns of root because of pickled messages; ours are JSON, and containers often run as root.
@@ -145,6 +157,10 @@ def run_worker(target: str, settings: Settings, *, on_ready: Callable[[], None] 
         task_events=False,
     )
     worker.start()
+    if app.taskengine_host.worn:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the command we were started by
     return int(worker.exitcode or 0)
 
 

@@ -21,6 +21,7 @@ from taskengine.calling import outcome_of_message
 from taskengine.durations import milliseconds
 from taskengine.errors import InvalidArguments, StoreUnavailable
 from taskengine.lifecycle import LONGEST_POLL, Status
+from taskengine.points import point
 from taskengine.questions import missing_capabilities
 from taskengine.records import Answered, NewTask, Question, TaskRecord
 from taskengine.server.call import Call
@@ -133,8 +134,10 @@ async def _resume(rounds: Rounds, tool: Tool, task_id: str, exchange: Exchange) 
 async def _create(call: Call, new: NewTask) -> TaskRecord:
     """The task is committed and its doorbell rung when this returns (M-TASK-13). Raises StoreUnavailable."""
     for attempt in range(1, CREATE_TRIES + 1):
+        point("call.checked")
         try:
             record, doorbell = await call.service.store.tasks.create(new)
+            point("call.committed")
         except StoreUnavailable:
             if attempt == CREATE_TRIES:
                 # It may be there all the same. Where no retry of its client will find it, nobody ever would.

@@ -7,28 +7,25 @@ it runs again from the top with the answers that the sealed state carries.
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from taskengine.calling import Outcome, call_async, call_sync, outcome_of_message
 from taskengine.content import encode_json
 from taskengine.durations import describe
-from taskengine.errors import BadAnswer, ReplayMismatch, Suspended, TaskCancelled
+from taskengine.errors import BadAnswer, Suspended, TaskCancelled
 from taskengine.questions import check_answer
 from taskengine.records import Answered, Question
+from taskengine.replay import asked_otherwise
 from taskengine.server.exchange import Exchange
 from taskengine.server.progress import Reporter
 from taskengine.server.rounds import Rounds
+from taskengine.threads import in_thread
 from taskengine.tool import Tool
 from taskengine.wire import modern
 
-__all__ = ["call_direct", "in_thread"]
-
-T = TypeVar("T")
+__all__ = ["call_direct"]
 
 
 async def call_direct(rounds: Rounds, tool: Tool, arguments: Mapping[str, Any], exchange: Exchange) -> Any:
@@ -104,9 +101,7 @@ class _Facts:
         ReplayMismatch when an earlier round asked something else under a key of these."""
         for question in questions:
             if self.rounds.was_other(question):
-                raise ReplayMismatch(
-                    question.key, "something else", repr(question.params.get("message", question.method))
-                )
+                raise asked_otherwise(question)
             answer = self.rounds.state.answers.get(question.key)
             if answer is None and question.key in self.rounds.responses:
                 answer = self._checked(question)
@@ -132,6 +127,8 @@ class _Facts:
 class _Port(_Facts):
     """The context of an async tool on this side."""
 
+    durable = None
+
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         if not self.closed:
             await self.reporter.progress(progress, total, message)
@@ -149,6 +146,8 @@ class _Port(_Facts):
 
 class _SyncPort:
     """The same for a `def` tool in its thread, which waits while the event loop sends."""
+
+    durable = None
 
     def __init__(self, port: _Port, loop: asyncio.AbstractEventLoop) -> None:
         self._port, self._loop = port, loop
@@ -198,27 +197,3 @@ class _SyncPort:
 
     def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-
-async def in_thread(function: Callable[[], T], room: asyncio.Semaphore) -> T:
-    """What `function` returns or raises. A thread whose call was given up ends by itself, and never holds up the
-    end of the process."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
-    await room.acquire()
-
-    def settle(settled: Callable[[], None]) -> None:
-        room.release()
-        if not outcome.done():
-            settled()
-
-    def run() -> None:
-        try:
-            settled = partial(outcome.set_result, function())
-        except BaseException as error:  # signals of the engine pass through threads as well
-            settled = partial(outcome.set_exception, error)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, settled)
-
-    threading.Thread(target=contextvars.copy_context().run, args=(run,), name="tool", daemon=True).start()
-    return await outcome

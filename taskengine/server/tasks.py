@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taskengine.errors import BadAnswer
+from taskengine.points import point
 from taskengine.questions import check_answer
 from taskengine.records import Question, TaskRecord
 from taskengine.server.call import Call
@@ -45,6 +46,7 @@ async def cancel_task(call: Call) -> dict[str, Any]:
     call.needs_tasks()
     task_id = call.task_id()
     await call.service.store.tasks.cancel(task_id, call.caller.owner)
+    point("cancel.committed")
     audit.info("task %s cancelled by %s", task_id, call.caller.owner)
     return modern.complete(call.service.meta)
 
@@ -59,7 +61,9 @@ async def store_answers(service: Service, caller: Caller, record: TaskRecord, re
     fitting = fitting_answers(record.open_questions, responses)
     if not fitting:
         return
+    point("answer.checked")
     doorbell = await service.store.inputs.answer(record.id, caller.owner, fitting)
+    point("answer.committed")
     audit.info("task %s got %d answers from %s", record.id, len(fitting), caller.owner)
     if doorbell is not None:
         service.bell.ring(doorbell)

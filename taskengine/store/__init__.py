@@ -8,13 +8,17 @@ from taskengine.settings import Settings
 from taskengine.store import channels as channels
 from taskengine.store.attempts import Attempts
 from taskengine.store.changes import Changes
+from taskengine.store.children import Children
 from taskengine.store.database import Database
 from taskengine.store.inputs import Inputs
 from taskengine.store.inspection import Inspection
+from taskengine.store.journal import Journal
 from taskengine.store.keys import Keys
 from taskengine.store.sessions import Sessions
+from taskengine.store.stops import Stops
 from taskengine.store.tasks import Tasks
 from taskengine.store.upkeep import Upkeep
+from taskengine.store.waits import Waits
 from taskengine.store.workers import Workers
 
 __all__ = ["Store"]
@@ -26,7 +30,11 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.tasks = Tasks(database)
-        self.attempts = Attempts(database)
+        self.journal = Journal(database)
+        self.waits = Waits(database)
+        self.children = Children(database)
+        self.attempts = Attempts(database, self.journal, self.waits)
+        self.stops = Stops(database)
         self.inputs = Inputs(database)
         self.workers = Workers(database)
         self.upkeep = Upkeep(database)

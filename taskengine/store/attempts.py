@@ -7,11 +7,11 @@ off or cancelled in the middle can do no harm, whatever it tries later.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
-    BigInteger,
     ColumnElement,
     Executable,
     Text,
@@ -19,9 +19,7 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
-    cast,
     exists,
-    extract,
     func,
     insert,
     or_,
@@ -32,12 +30,17 @@ from sqlalchemy import (
 
 from taskengine.errors import ClaimLost
 from taskengine.lifecycle import Event, Phase, sources, target
-from taskengine.records import Answered, Claim, Doorbell, Question
+from taskengine.losses import Loss, describe_loss, failure, failure_message
+from taskengine.records import Claim, Doorbell, Question
 from taskengine.store import channels
+from taskengine.store import losses as lost
 from taskengine.store.database import Database
-from taskengine.store.payload import dump, load
-from taskengine.store.tables import inputs, logs, tasks, workers
-from taskengine.store.tasks import ending, touched
+from taskengine.store.endings import ending, touched
+from taskengine.store.fence import fence, holding, ran_ms
+from taskengine.store.journal import Journal
+from taskengine.store.payload import load
+from taskengine.store.tables import journal, logs, tasks, workers
+from taskengine.store.waits import Waits
 
 __all__ = ["Attempts"]
 
@@ -47,19 +50,19 @@ def _state(event: Event) -> dict[str, Any]:
     return {"status": status, "phase": phase}
 
 
-def _ran_ms() -> ColumnElement[int]:
-    running = cast(extract("epoch", func.clock_timestamp() - tasks.c.claimed_at) * 1000, BigInteger)
-    return tasks.c.ran_ms + func.coalesce(running, 0)
-
-
 def _claiming(which: ColumnElement[bool]) -> Executable:
     return (
         update(tasks)
         .where(which, tasks.c.phase.in_(sources(Event.CLAIM)))
         # A worker that was declared dead and has not heard of it yet must take nothing new.
         .where(exists().where(workers.c.id == bindparam("holder")))
+        # The attempt that has just asked may still be there, and go on by itself.
+        .where(or_(tasks.c.kept_until.is_(None), tasks.c.kept_until < func.clock_timestamp()))
         .values(
             **_state(Event.CLAIM),
+            wake_at=None,
+            wake_open=None,
+            kept_until=None,
             attempt=tasks.c.attempt + 1,
             worker_id=bindparam("holder"),
             claimed_at=func.clock_timestamp(),
@@ -76,30 +79,24 @@ def _claiming(which: ColumnElement[bool]) -> Executable:
             tasks.c.capabilities,
             tasks.c.first,
             tasks.c.ran_ms,
+            tasks.c.parent,
+            tasks.c.failures,
+            tasks.c.claimed_at,
+            exists().where(journal.c.task_id == tasks.c.id).label("journaled"),
         )
     )
 
 
-def _holding() -> ColumnElement[bool]:
-    return and_(
-        tasks.c.id == bindparam("task"),
-        tasks.c.attempt == bindparam("current"),
-        tasks.c.worker_id == bindparam("holder"),
-    )
-
-
 def _current(statement: Update) -> Update:
-    """Only while the claim of `_fence` holds."""
-    return statement.where(_holding())
+    """Only while the claim of `fence` holds."""
+    return statement.where(holding())
 
 
-def _fence(claim: Claim) -> dict[str, Any]:
-    return {"task": claim.task_id, "current": claim.attempt, "holder": claim.worker_id}
-
-
-def _told(statement: Update) -> Executable:
+def _told(statement: Update, loss: Loss | None = None) -> Executable:
+    """The change, told to whoever watches the task; with `loss`, the attempt is recorded as lost beside it."""
     changed = statement.returning(tasks.c.id).cte("changed")
-    return channels.telling(changed, changed.c.id)
+    told = channels.telling(changed, changed.c.id)
+    return told if loss is None else told.add_cte(lost.noting(changed, loss).cte("noted"))
 
 
 # What every task meets is built once; SQLAlchemy would otherwise build it at each call.
@@ -123,13 +120,13 @@ _CLAIM_NEXT = _claiming(
     .limit(1)
     .scalar_subquery()
 )
-_HELD = select(tasks.c.id).where(_holding()).with_for_update(read=True)
+_HELD = select(tasks.c.id).where(holding()).with_for_update(read=True)
 _COMPLETE = _told(
     _current(update(tasks))
     .where(tasks.c.phase.in_(sources(Event.COMPLETE)))
     .values(
         **ending(Event.COMPLETE),
-        ran_ms=_ran_ms(),
+        ran_ms=ran_ms(),
         result=bindparam("content"),
         is_error=bindparam("failed"),
         traceback=bindparam("trace"),
@@ -139,8 +136,12 @@ _COMPLETE = _told(
 
 
 class Attempts:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, journal: Journal, waits: Waits) -> None:
         self._database = database
+        self._journal = journal
+        self._waits = waits
+        self.loading: set[tuple[str, int]] = set()
+        """Claims of this process whose journal is still being read: held, and not yet run. For the heartbeat."""
 
     async def claim(self, doorbell: Doorbell, worker_id: str) -> Claim | None:
         """Make `worker_id` the holder of the attempt the doorbell names.
@@ -165,7 +166,12 @@ class Attempts:
         if row is None:
             return None
         # Read afterwards: an answer that is stored never changes.
-        answers = await self._answers(row.id) if row.attempt > 1 else {}
+        self.loading.add((row.id, row.attempt))
+        try:
+            answers = await self._waits.answers(row.id) if row.attempt > 1 else {}
+            entries = await self._journal.load(row.id) if row.journaled else {}
+        finally:
+            self.loading.discard((row.id, row.attempt))
         return Claim(
             task_id=row.id,
             attempt=row.attempt,
@@ -178,15 +184,11 @@ class Attempts:
             first=load(row.first),
             answers=answers,
             ran_ms=row.ran_ms,
+            journal=entries,
+            now=row.claimed_at,
+            parent=row.parent,
+            failures=row.failures,
         )
-
-    async def _answers(self, task_id: str) -> dict[str, Answered]:
-        rows = await self._database.run(
-            select(inputs.c.key, inputs.c.method, inputs.c.params, inputs.c.response)
-            .where(inputs.c.task_id == task_id, inputs.c.response.is_not(None))
-            .order_by(inputs.c.attempt, inputs.c.position)
-        )
-        return {row.key: Answered(Question(row.key, row.method, load(row.params)), load(row.response)) for row in rows}
 
     async def progress(
         self, claim: Claim, progress: float | None, total: float | None, message: str | None, status_message: str
@@ -208,7 +210,7 @@ class Attempts:
     async def log(self, claim: Claim, lines: Sequence[Mapping[str, Any]]) -> None:
         """Append log lines (`level`, `logger`, `data` as JSON text), in order. Raises ClaimLost."""
         async with self._database.transaction() as connection:
-            if (await connection.execute(_HELD, _fence(claim))).one_or_none() is None:
+            if (await connection.execute(_HELD, fence(claim))).one_or_none() is None:
                 raise ClaimLost(claim.task_id, claim.attempt)
             await connection.execute(
                 insert(logs), [{"task_id": claim.task_id, "attempt": claim.attempt, **line} for line in lines]
@@ -217,30 +219,7 @@ class Attempts:
 
     async def suspend(self, claim: Claim, questions: Sequence[Question], status_message: str) -> None:
         """End the attempt with these questions open: the task waits and holds no worker. Raises ClaimLost."""
-        async with self._database.transaction() as connection:
-            ended = _told(
-                _current(update(tasks))
-                .where(tasks.c.phase.in_(sources(Event.ASK)))
-                .values(
-                    **_state(Event.ASK), worker_id=None, ran_ms=_ran_ms(), status_message=status_message, **touched()
-                )
-            )
-            if (await connection.execute(ended, _fence(claim))).one_or_none() is None:
-                raise ClaimLost(claim.task_id, claim.attempt)
-            await connection.execute(
-                insert(inputs),
-                [
-                    {
-                        "task_id": claim.task_id,
-                        "key": question.key,
-                        "position": position,
-                        "attempt": claim.attempt,
-                        "method": question.method,
-                        "params": dump(question.params),
-                    }
-                    for position, question in enumerate(questions)
-                ],
-            )
+        await self._waits.park(claim, questions=questions, message=status_message)
 
     async def complete(
         self, claim: Claim, result: str, *, is_error: bool, status_message: str, traceback: str | None = None
@@ -256,7 +235,7 @@ class Attempts:
             update(tasks)
             .where(tasks.c.phase.in_(sources(Event.FAIL)))
             .values(
-                **ending(Event.FAIL), ran_ms=_ran_ms(), error=error, traceback=traceback, status_message=status_message
+                **ending(Event.FAIL), ran_ms=ran_ms(), error=error, traceback=traceback, status_message=status_message
             ),
         )
 
@@ -264,33 +243,45 @@ class Attempts:
         """Hand the task back unharmed: the next attempt is due. Raises ClaimLost."""
         return await self._back_to_queue(claim, Event.RELEASE, "Waiting for another worker", {})
 
-    async def lose(self, claim: Claim, cause: str, max_crashes: int, error: str) -> Doorbell | None:
-        """The attempt's process died (`cause` says how): the next attempt is due.
+    async def lose(self, claim: Claim, how: Loss, max_crashes: int) -> Doorbell | None:
+        """The attempt's process died (`how` tells what is known of it): the next attempt is due.
 
-        After `max_crashes` lost attempts the task fails with `error` instead, and None is returned. Raises ClaimLost.
+        After `max_crashes` lost attempts the task fails instead, with the history of them, and None is returned.
+        Raises ClaimLost.
         """
         last = tasks.c.crashes + 1 >= max_crashes
+        loss = replace(how, attempt=claim.attempt, worker=claim.worker_id)
+        message = f"Attempt {claim.attempt} was lost: {describe_loss(loss)}"
         try:
             return await self._back_to_queue(
-                claim, Event.LOSE, f"Attempt {claim.attempt} was lost: {cause}", {"crashes": tasks.c.crashes + 1}, ~last
+                claim, Event.LOSE, message, {"crashes": tasks.c.crashes + 1}, ~last, loss=loss
             )
         except ClaimLost:
+            earlier = lost.by_task(await self._database.run(lost.reading([claim.task_id])))
+            history = [*earlier.get(claim.task_id, []), loss]
             await self._change(
                 claim,
                 update(tasks)
                 .where(tasks.c.phase.in_(sources(Event.ABANDON)), last)
                 .values(
                     **ending(Event.ABANDON),
-                    ran_ms=_ran_ms(),
+                    ran_ms=ran_ms(),
                     crashes=tasks.c.crashes + 1,
-                    error=error,
-                    status_message=f"Gave up after {max_crashes} lost attempts: {cause}",
+                    error=failure(history),
+                    status_message=failure_message(history),
                 ),
+                loss,
             )
             return None
 
     async def _back_to_queue(
-        self, claim: Claim, event: Event, message: str, values: dict[str, Any], *conditions: ColumnElement[bool]
+        self,
+        claim: Claim,
+        event: Event,
+        message: str,
+        values: dict[str, Any],
+        *conditions: ColumnElement[bool],
+        loss: Loss | None = None,
     ) -> Doorbell:
         await self._change(
             claim,
@@ -299,12 +290,13 @@ class Attempts:
             .values(
                 **_state(event),
                 worker_id=None,
-                ran_ms=_ran_ms(),
+                ran_ms=ran_ms(),
                 rung_at=func.now(),
                 status_message=message,
                 **touched(),
                 **values,
             ),
+            loss,
         )
         return Doorbell(claim.task_id, claim.attempt + 1, claim.queue)
 
@@ -314,7 +306,13 @@ class Attempts:
             update(tasks)
             .where(tasks.c.id == task_id, tasks.c.attempt == attempt, tasks.c.worker_id == worker_id)
             .where(tasks.c.phase.in_(sources(Event.RELEASE)))
-            .values(**_state(Event.RELEASE), worker_id=None, status_message="Waiting for a worker", **touched())
+            .values(
+                **_state(Event.RELEASE),
+                worker_id=None,
+                ran_ms=ran_ms(),
+                status_message="Waiting for a worker",
+                **touched(),
+            )
             .returning(tasks.c.id)
             .cte("changed")
         )
@@ -325,9 +323,9 @@ class Attempts:
         rows = await self._database.run(select(tasks.c.id, tasks.c.attempt).where(tasks.c.worker_id == worker_id))
         return frozenset((row.id, row.attempt) for row in rows)
 
-    async def _change(self, claim: Claim, statement: Update) -> None:
-        await self._settle(claim, _told(_current(statement)), {})
+    async def _change(self, claim: Claim, statement: Update, loss: Loss | None = None) -> None:
+        await self._settle(claim, _told(_current(statement), loss), {})
 
     async def _settle(self, claim: Claim, statement: Executable, values: dict[str, Any]) -> None:
-        if (await self._database.run(statement, _fence(claim) | values)).one_or_none() is None:
+        if (await self._database.run(statement, fence(claim) | values)).one_or_none() is None:
             raise ClaimLost(claim.task_id, claim.attempt)

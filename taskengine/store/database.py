@@ -135,11 +135,12 @@ class Database:
             yield connection
 
     async def twice(self, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Do `work`, a transaction, and once more when its connection turns out to have been closed while idle."""
+        """Do `work`, a transaction, and once more when its connection was closed while idle, or it met a deadlock."""
         try:
             return await work()
         except StoreUnavailable as error:
-            if not (isinstance(error.__cause__, DBAPIError) and _was_closed_while_idle(error.__cause__)):
+            cause = error.__cause__  # the victim of a deadlock has changed nothing
+            if not (isinstance(cause, DBAPIError) and (_was_closed_while_idle(cause) or _sqlstate(cause) == "40P01")):
                 raise
             return await work()
 

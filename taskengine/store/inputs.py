@@ -10,13 +10,13 @@ from sqlalchemy import ColumnElement, exists, func, literal_column, or_, select,
 
 from taskengine.content import clean_text
 from taskengine.errors import TaskNotFound
-from taskengine.lifecycle import Event, sources, target
+from taskengine.lifecycle import Event, Phase, sources, target
 from taskengine.records import Doorbell
 from taskengine.store import channels, retention
 from taskengine.store.database import Database
+from taskengine.store.endings import touched
 from taskengine.store.payload import dump
 from taskengine.store.tables import inputs, tasks
-from taskengine.store.tasks import touched
 
 __all__ = ["Inputs"]
 
@@ -46,6 +46,8 @@ class Inputs:
             if locked.one_or_none() is None:
                 raise TaskNotFound(task_id)
             waiting = tasks.c.phase.in_(sources(Event.RESUME))
+            # A task that waited for something else as well may go on with a question open, and take its answer later.
+            alive = tasks.c.phase != Phase.DONE
             answered = 0
             for key, response in responses.items():
                 if clean_text(key) != key:  # Postgres refuses it, and no question has such a key
@@ -53,7 +55,7 @@ class Inputs:
                 stored = await connection.execute(
                     update(inputs)
                     .where(inputs.c.task_id == task_id, inputs.c.key == key, inputs.c.response.is_(None))
-                    .where(exists().where(tasks.c.id == task_id, waiting))
+                    .where(exists().where(tasks.c.id == task_id, alive))
                     .values(response=dump(response), answered_at=func.clock_timestamp())
                 )
                 answered += stored.rowcount
@@ -84,7 +86,7 @@ class Inputs:
             )
             partly = (
                 update(tasks)
-                .where(tasks.c.id == task_id)
+                .where(tasks.c.id == task_id, waiting)
                 .values(status_message=func.concat("Waiting for answers: ", still_open, " to go"), **touched())
                 .returning(tasks.c.id)
                 .cte("partly")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ARRAY, Integer, cast, func, select
 
 from taskengine.errors import TaskNotFound
 from taskengine.lifecycle import Status
 from taskengine.store import retention
 from taskengine.store.database import Database
+from taskengine.store.losses import by_task, reading
 from taskengine.store.payload import load
-from taskengine.store.tables import inputs, logs, tasks
+from taskengine.store.tables import inputs, journal, logs, tasks
 
 __all__ = ["Inspection"]
 
@@ -64,11 +66,12 @@ class Inspection:
         return [dict(row) for row in (await self._database.run(statement)).mappings()]
 
     async def show(self, task_id: str) -> Mapping[str, Any]:
-        """Everything about one task, its questions and answers included. Raises TaskNotFound."""
+        """Everything about one task, with its questions, journal and lost attempts. Raises TaskNotFound."""
         extra = (
             tasks.c.queue,
             tasks.c.worker_id,
             tasks.c.crashes,
+            tasks.c.stopped_at,
             tasks.c.arguments,
             tasks.c.ran_ms,
             tasks.c.result,
@@ -95,8 +98,27 @@ class Inspection:
             {**each, "params": load(each["params"]), "response": each["response"] and load(each["response"])}
             for each in asked.mappings()
         ]
+        kept = await self._database.run(
+            select(
+                journal.c.path,
+                journal.c.kind,
+                journal.c.name,
+                journal.c.done,
+                journal.c.error,
+                journal.c.tries,
+                journal.c.due,
+                journal.c.child_id,
+                journal.c.attempt,
+                journal.c.at,
+            )
+            .where(journal.c.task_id == task_id)
+            .order_by(cast(func.string_to_array(journal.c.path, "."), ARRAY(Integer)))
+        )
+        lost = by_task(await self._database.run(reading([task_id])))
+        losses = [asdict(loss) for loss in lost.get(task_id, [])]
         parsed = {name: row[name] and load(row[name]) for name in ("arguments", "result", "error")}
-        return {**row, **parsed, "questions": questions}
+        entries = [dict(each) for each in kept.mappings()]
+        return {**row, **parsed, "questions": questions, "journal": entries, "losses": losses}
 
     async def logs(
         self, task_id: str, *, after: int = 0, limit: int = 1000, last: int | None = None

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from taskengine.lifecycle import STATES, Phase, Status
 
-__all__ = ["inputs", "keys", "letters", "logs", "metadata", "sessions", "tasks", "workers"]
+__all__ = ["inputs", "journal", "keys", "letters", "logs", "losses", "metadata", "sessions", "tasks", "workers"]
 
 metadata = MetaData(
     naming_convention={
@@ -78,6 +78,13 @@ tasks = Table(
     Column("claimed_at", _TIME, comment="start of the current attempt"),
     Column("rung_at", _TIME, comment="last doorbell; null: never"),
     Column("ended_at", _TIME),
+    Column("parent", Text, comment="the task that called this one; its children end with it"),
+    Column("wake_at", _TIME, comment="when a waiting task goes on by itself"),
+    Column("wake_open", Integer, comment="a waiting task goes on once no more of its children than this are alive"),
+    Column("kept_until", _TIME, comment="until then the attempt that has just ended may still go on where it is"),
+    Column("failures", Integer, nullable=False, server_default="0", comment="attempts that failed and are tried again"),
+    Column("stopper", Text, comment="the worker that stops the run of a cancelled task and cleans up after it"),
+    Column("stopped_at", _TIME, comment="when that was over; the status message says so"),
     CheckConstraint(f"(status, phase) IN ({_LEGAL_STATES})", name="legal_state"),
     CheckConstraint(f"(phase = '{Phase.RUNNING}') = (worker_id IS NOT NULL)", name="only_running_is_held"),
     CheckConstraint(f"(status = '{Status.COMPLETED}') = (result IS NOT NULL)", name="completed_has_result"),
@@ -96,6 +103,14 @@ tasks = Table(
     Index("ix_tasks_alive", "expires_at", postgresql_where=text(f"phase <> '{Phase.DONE}'")),
     Index("ix_tasks_owner", "owner", "created_at", "id"),
     Index("ix_tasks_sweep", "expires_at", postgresql_where=text(f"phase = '{Phase.DONE}'")),
+    Index("ix_tasks_wake", "wake_at", postgresql_where=text(f"phase = '{Phase.WAITING}' AND wake_at IS NOT NULL")),
+    Index("ix_tasks_parents", "id", postgresql_where=text(f"phase = '{Phase.WAITING}' AND wake_open IS NOT NULL")),
+    Index("ix_tasks_children", "parent", postgresql_where=text(f"parent IS NOT NULL AND phase <> '{Phase.DONE}'")),
+    Index(
+        "ix_tasks_stopping",
+        "tool",
+        postgresql_where=text(f"status = '{Status.CANCELLED}' AND stopped_at IS NULL AND attempt > 0"),
+    ),
     Index("ix_tasks_session", "session", postgresql_where=text("session IS NOT NULL")),
 )
 
@@ -117,6 +132,25 @@ inputs = Table(
     Index("ix_inputs_open", "task_id", postgresql_where=text("response IS NULL")),
 )
 
+journal = Table(
+    "journal",
+    metadata,
+    Column("task_id", Text, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", Text, primary_key=True, comment="its place in the run: 3, or 3.0.2 within a branch"),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, comment="the attempt that wrote it"),
+    Column("version", Text, comment="of the tool that wrote it"),
+    Column("done", Boolean, nullable=False, comment="false while a step waits for its next try"),
+    Column("value", Text, comment="JSON of what it gave"),
+    Column("error", Text, comment="JSON of how it failed"),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("due", _TIME, comment="end of a sleep, next try of a step, last moment for an answer"),
+    Column("child_id", Text, comment="the task that a call made"),
+    Column("at", _TIME, nullable=False, server_default=func.now()),
+)
+"""What a task's function has done and got so far: a later attempt takes it from here instead of doing it again."""
+
 logs = Table(
     "logs",
     metadata,
@@ -129,6 +163,20 @@ logs = Table(
     Column("at", _TIME, nullable=False, server_default=func.now()),
     Index(None, "task_id", "id"),
 )
+
+losses = Table(
+    "losses",
+    metadata,
+    Column("task_id", Text, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("worker_id", Text, comment="for operators; never served to clients"),
+    Column("cause", Text, nullable=False),
+    Column("signal", Text),
+    Column("exit_code", Integer),
+    Column("peak_bytes", BigInteger, comment="memory of the tool's process; null: not known"),
+    Column("at", _TIME, nullable=False, server_default=func.now()),
+)
+"""How a task's attempts were lost, each that counts once."""
 
 workers = Table(
     "workers",

@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Delete,
     Row,
     Select,
     Text,
@@ -17,7 +16,6 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
-    delete,
     func,
     literal_column,
     null,
@@ -29,10 +27,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from taskengine.errors import TaskNotFound
-from taskengine.lifecycle import LONGEST_POLL, Event, Phase, Status, sources, target
+from taskengine.lifecycle import LONGEST_POLL, Event, Phase, Status, sources
 from taskengine.records import Doorbell, LogLine, NewTask, Question, TaskRecord
 from taskengine.store import channels, retention
+from taskengine.store.children import cancel_below
 from taskengine.store.database import Database
+from taskengine.store.endings import ending, withdraw
 from taskengine.store.payload import dump, load
 from taskengine.store.tables import inputs, logs, tasks
 
@@ -72,7 +72,8 @@ _VISIBLE = (
     func.clock_timestamp().label("now"),
     tasks.c.ttl_ms,
     tasks.c.poll_interval_ms,
-    case((tasks.c.phase == Phase.WAITING, _open_questions)).label("open_questions"),
+    # A task that goes on while it asks may get its answers all the same; one that has never run asks nothing.
+    case((and_(tasks.c.phase != Phase.DONE, tasks.c.attempt > 0), _open_questions)).label("open_questions"),
     tasks.c.session,
     tasks.c.progress_token,
 )
@@ -223,6 +224,7 @@ class Tasks:
             )
             await connection.execute(channels.telling(cancelled, cancelled.c.id))
             await connection.execute(withdraw(tasks.c.id == task_id))
+            await cancel_below(connection, task_id)
             if row.worker_id is not None:
                 await connection.execute(select(func.pg_notify(channels.WORKERS, row.worker_id)))
 
@@ -241,30 +243,6 @@ def _earlier(new: NewTask) -> list[ColumnElement[bool]]:
     if new.dedupe is not None:
         found.append(and_(tasks.c.dedupe == new.dedupe, tasks.c.phase != Phase.DONE))
     return found
-
-
-def ending(event: Event) -> dict[str, ColumnElement[Any] | Any]:
-    """The SET common to every end of a task: no holder, an end time, and time left to read it."""
-    status, phase = target(event)
-    return {
-        "status": status,
-        "phase": phase,
-        "worker_id": None,
-        "ended_at": func.clock_timestamp(),
-        **touched(),
-        **retention.ahead(),
-    }
-
-
-def withdraw(which: ColumnElement[bool]) -> Delete:
-    """Take back the open questions of ended tasks: nobody waits for an answer any more."""
-    ended = select(tasks.c.id).where(which, tasks.c.phase == Phase.DONE)
-    return delete(inputs).where(inputs.c.response.is_(None), inputs.c.task_id.in_(ended))
-
-
-def touched() -> dict[str, ColumnElement[Any]]:
-    """The SET of every visible change: `updated_at` moves and never goes back (M-TASK-84)."""
-    return {"updated_at": func.greatest(tasks.c.updated_at, func.clock_timestamp())}
 
 
 def _visible_to(owner: str) -> Select[Any]:

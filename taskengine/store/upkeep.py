@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete, func, literal_column, select, update
+from sqlalchemy import ColumnElement, delete, func, literal_column, or_, select, update
 
-from taskengine.lifecycle import Event, Phase, sources
+from taskengine.lifecycle import Event, Phase, Status, sources
 from taskengine.records import Doorbell
 from taskengine.store import channels, retention
+from taskengine.store.children import parent_alive
 from taskengine.store.database import Database
+from taskengine.store.endings import ending, withdraw
 from taskengine.store.tables import tasks
-from taskengine.store.tasks import ending, withdraw
 
 __all__ = ["Upkeep"]
 
@@ -61,18 +62,20 @@ class Upkeep:
         """Keep the retention of live tasks ahead of them; how many got more."""
         more = retention.ahead()
         soon = func.statement_timestamp() + EXTEND_WITHIN_S * _SECOND
-        extended = await self._database.run(
-            update(tasks)
+        taken = (
+            select(tasks.c.id)
             .where(tasks.c.phase != Phase.DONE, tasks.c.expires_at < soon, tasks.c.ttl_ms < more["ttl_ms"])
-            .values(**more)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
         )
+        extended = await self._database.run(update(tasks).where(tasks.c.id.in_(taken)).values(**more))
         return extended.rowcount
 
     async def expire(self, max_wait_s: float, error: str, limit: int = 500) -> int:
         """Fail tasks that have waited for answers since longer ago than that; how many."""
         stale = (
             select(tasks.c.id)
-            .where(tasks.c.phase.in_(sources(Event.EXPIRE)))
+            .where(tasks.c.phase.in_(sources(Event.EXPIRE)), tasks.c.status == Status.INPUT_REQUIRED)
             .where(tasks.c.updated_at < func.statement_timestamp() - max_wait_s * _SECOND)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -92,10 +95,14 @@ class Upkeep:
         return len(ids)
 
     async def sweep(self, limit: int = 1000) -> int:
-        """Delete one batch of ended tasks whose retention has passed; how many."""
+        """Delete one batch of ended tasks whose retention has passed; how many.
+
+        A task that another one called is kept while that one lives, which may still read its result.
+        """
         expired = (
             select(tasks.c.id)
             .where(tasks.c.phase == Phase.DONE, tasks.c.expires_at < func.statement_timestamp())
+            .where(or_(tasks.c.parent.is_(None), ~parent_alive()))
             .order_by(tasks.c.expires_at)
             .limit(limit)
             .with_for_update(skip_locked=True)

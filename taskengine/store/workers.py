@@ -7,16 +7,24 @@ Postgres, when nobody holds a lock yet (`shared/faults.md`, section 0).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
+    BigInteger,
     ColumnElement,
+    DateTime,
+    Text,
     and_,
+    any_,
+    cast,
+    column,
     delete,
     exists,
+    extract,
     func,
     insert,
     literal,
@@ -28,12 +36,15 @@ from sqlalchemy import (
 )
 
 from taskengine.lifecycle import Event, sources, target
+from taskengine.losses import WITH_WORKER, failure, failure_message
+from taskengine.points import point
 from taskengine.records import Doorbell
 from taskengine.store import channels
 from taskengine.store.database import Database
+from taskengine.store.endings import ending, touched
+from taskengine.store.losses import by_task, reading
 from taskengine.store.payload import dump
-from taskengine.store.tables import tasks, workers
-from taskengine.store.tasks import ending, touched
+from taskengine.store.tables import losses, tasks, workers
 
 __all__ = ["Reaped", "Workers"]
 
@@ -130,8 +141,8 @@ class Workers:
         )
         return bool(found.one().found)
 
-    async def reap(self, lease_s: float, max_crashes: int, error: str) -> Reaped:
-        """Declare dead workers dead and make their tasks due again; `error` settles those that lost too many attempts.
+    async def reap(self, lease_s: float, max_crashes: int) -> Reaped:
+        """Declare dead workers dead and make their tasks due again; those that lost too many attempts fail.
 
         A task whose holder is not registered at all belongs to a worker that left or was declared dead while it
         claimed; it is taken back the same way, once the claim is older than a lease.
@@ -150,19 +161,44 @@ class Workers:
                         select(workers.c.id).where(dead).with_for_update(skip_locked=True).scalar_subquery()
                     )
                 )
-                .returning(workers.c.id)
+                .returning(workers.c.id, workers.c.lease_until)
             )
-            dead_ids = tuple(row.id for row in buried)
-            lost = or_(tasks.c.worker_id.in_(dead_ids), _orphaned(lease_s)) & tasks.c.worker_id.is_not(None)
+            last_seen = {row.id: row.lease_until for row in buried}
+            dead_ids = tuple(last_seen)
+            if dead_ids:
+                point("bury.half")
+            ran_ms = _ran_until(last_seen)
+            gone = await connection.execute(
+                select(tasks.c.id, tasks.c.attempt, tasks.c.worker_id, tasks.c.crashes)
+                .where(or_(tasks.c.worker_id.in_(dead_ids), _orphaned(lease_s)), tasks.c.worker_id.is_not(None))
+                .order_by(tasks.c.id)
+                .with_for_update()
+            )
+            held = gone.all()
+            if held:
+                await connection.execute(
+                    insert(losses),
+                    [
+                        {
+                            "task_id": row.id,
+                            "attempt": row.attempt,
+                            "worker_id": row.worker_id,
+                            "cause": WITH_WORKER.cause,
+                        }
+                        for row in held
+                    ],
+                )
             status, phase = target(Event.LOSE)
             again = (
                 update(tasks)
-                .where(lost, tasks.c.phase.in_(sources(Event.LOSE)), tasks.c.crashes + 1 < max_crashes)
+                .where(_named([row.id for row in held if row.crashes + 1 < max_crashes]))
+                .where(tasks.c.phase.in_(sources(Event.LOSE)))
                 .values(
                     status=status,
                     phase=phase,
                     worker_id=None,
                     crashes=tasks.c.crashes + 1,
+                    ran_ms=ran_ms,
                     rung_at=func.now(),
                     status_message=func.concat("Attempt ", tasks.c.attempt, " was lost with its worker"),
                     **touched(),
@@ -172,20 +208,44 @@ class Workers:
             )
             due = await connection.execute(channels.telling(again, again.c.id, again.c.attempt, again.c.queue))
             doorbells = tuple(Doorbell(row.id, row.attempt + 1, row.queue) for row in due)
-            abandoned = (
-                update(tasks)
-                .where(lost, tasks.c.phase.in_(sources(Event.ABANDON)), tasks.c.crashes + 1 >= max_crashes)
-                .values(
-                    **ending(Event.ABANDON),
-                    crashes=tasks.c.crashes + 1,
-                    error=error,
-                    status_message=literal(f"Gave up: {max_crashes} attempts were lost with their workers"),
+            failed = [row.id for row in held if row.crashes + 1 >= max_crashes]
+            histories = by_task(await connection.execute(reading(failed))) if failed else {}
+            for task_id, history in histories.items():
+                abandoned = (
+                    update(tasks)
+                    .where(tasks.c.id == task_id, tasks.c.phase.in_(sources(Event.ABANDON)))
+                    .values(
+                        **ending(Event.ABANDON),
+                        ran_ms=ran_ms,
+                        crashes=tasks.c.crashes + 1,
+                        error=failure(history),
+                        status_message=failure_message(history),
+                    )
+                    .returning(tasks.c.id)
+                    .cte("abandoned")
                 )
-                .returning(tasks.c.id)
-                .cte("abandoned")
-            )
-            failed = await connection.execute(channels.telling(abandoned, abandoned.c.id))
-            return Reaped(dead_ids, doorbells, tuple(row.id for row in failed))
+                await connection.execute(channels.telling(abandoned, abandoned.c.id))
+            return Reaped(dead_ids, doorbells, tuple(failed))
+
+
+def _named(task_ids: Sequence[str]) -> ColumnElement[bool]:
+    return tasks.c.id == any_(literal(list(task_ids), ARRAY(Text)))
+
+
+def _ran_until(last_seen: Mapping[str, datetime]) -> ColumnElement[int]:
+    """The running time of a lost attempt counts, up to the end of its worker's lease: what came after is not known."""
+    seen = (
+        func.unnest(
+            literal(list(last_seen), ARRAY(Text)), literal(list(last_seen.values()), ARRAY(DateTime(timezone=True)))
+        )
+        .table_valued(column("id", Text), column("until", DateTime(timezone=True)), name="seen")
+        .render_derived()
+    )
+    end = func.least(func.clock_timestamp(), seen.c.until)
+    ran = cast(func.greatest(0, extract("epoch", end - tasks.c.claimed_at) * 1000), BigInteger)
+    return tasks.c.ran_ms + func.coalesce(
+        select(ran).where(seen.c.id == tasks.c.worker_id).correlate(tasks).scalar_subquery(), 0
+    )
 
 
 def _orphaned(lease_s: float) -> ColumnElement[bool]:

@@ -35,6 +35,8 @@ class Name(BaseModel):
 class SyncFake:
     """A port that notes what it gets and answers from a dict; without an answer it suspends."""
 
+    durable = None
+
     def __init__(self, answers: Mapping[str, Any] | None = None, capabilities: Mapping[str, Any] = EVERYTHING) -> None:
         self.answers, self.capabilities = answers or {}, capabilities
         self.task_id, self.attempt, self.cancelled = "tsk_1", 2, False

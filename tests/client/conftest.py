@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from pydantic import SecretStr
@@ -20,7 +21,10 @@ def running(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The processes of the module."""
     url = services.create_database()
     settings = Settings(
-        database_url=SecretStr(url), broker_url=SecretStr(services.broker_url), namespace=f"t{secrets.token_hex(6)}"
+        database_url=SecretStr(url),
+        broker_url=SecretStr(services.broker_url),
+        namespace=f"t{secrets.token_hex(6)}",
+        linger=timedelta(0),
     )
     started = Processes(settings, tmp_path_factory.mktemp("processes"))
     try:

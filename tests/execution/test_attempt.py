@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from pydantic import BaseModel
 
 from taskengine import Context, Form, TaskEngine
+from taskengine.errors import StoreUnavailable
 from taskengine.execution.attempt import Attempt
 from taskengine.execution.processes import ToolProcesses
-from taskengine.lifecycle import Status
-from taskengine.records import Doorbell
+from taskengine.lifecycle import Phase, Status
+from taskengine.records import Claim, Doorbell
 from taskengine.settings import Settings
 from taskengine.store import Store
 from tests.store.calls import OWNER, claimed
@@ -58,3 +60,46 @@ async def test_a_log_line_never_costs_the_call_its_result(store: Store, settings
     record = await store.tasks.get(claim.task_id, OWNER)
     assert (record.status, record.is_error) == (Status.COMPLETED, False)
     assert [row["logger"] for row in await execute(database_url, "SELECT logger FROM logs")] == ["name ?"]
+
+
+class Broken(RuntimeError):
+    """A fault nobody thought of."""
+
+
+@engine.tool()
+async def asks_and_catches(ctx: Context) -> str:
+    """Catch whatever comes out of a question."""
+    try:
+        await ctx.elicit("Sure?", {"type": "object", "properties": {}}, key="sure")
+    except Exception as error:
+        return f"caught {type(error).__name__}"
+    return "answered"
+
+
+async def _asked(store: Store, settings: Settings, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Claim:
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    tool = engine.get_tool("asks_and_catches")
+    assert tool is not None
+    claim = await claimed(store, tool=tool.name, queue=tool.route, arguments={})
+    monkeypatch.setattr(Attempt, "_or_over", fail)  # on the way to the store
+    await Attempt(claim, tool, store=store, settings=settings, processes=ToolProcesses("unused", 0), ring=print).run()
+    return claim
+
+
+async def test_a_fault_of_the_engine_in_a_question_is_not_the_tool_s_failure(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = await _asked(store, settings, Broken("no such column"), monkeypatch)
+    row = await store.inspection.show(claim.task_id)
+    assert (row["phase"], row["crashes"]) == (Phase.QUEUED, 1)
+    assert row["losses"][0]["cause"] == "the engine failed in a call of the tool's context"
+
+
+async def test_a_question_while_the_database_is_away_hands_the_task_back(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = await _asked(store, settings, StoreUnavailable("away"), monkeypatch)
+    row = await store.inspection.show(claim.task_id)
+    assert (row["phase"], row["crashes"]) == (Phase.QUEUED, 0)

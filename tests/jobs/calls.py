@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from taskengine.engine import TaskEngine
 from taskengine.jobs.bell import Bell
 from taskengine.records import NewTask, TaskRecord
 from taskengine.settings import Settings
@@ -19,12 +20,13 @@ PATIENCE_S = 60
 
 
 class Calls:
-    def __init__(self, store: Store, bell: Bell) -> None:
+    def __init__(self, store: Store, bell: Bell, app: TaskEngine = engine) -> None:
         self.store = store
         self.bell = bell
+        self.engine = app
 
     async def submit(self, name: str, *, ring: bool = True, **arguments: Any) -> str:
-        tool = engine.get_tool(name)
+        tool = self.engine.get_tool(name)
         assert tool is not None
         new = NewTask(
             id=f"tsk_{secrets.token_urlsafe(24)}",
@@ -64,11 +66,11 @@ class Calls:
 
 
 @asynccontextmanager
-async def calls_on(settings: Settings) -> AsyncIterator[Calls]:
+async def calls_on(settings: Settings, app: TaskEngine = engine) -> AsyncIterator[Calls]:
     store, bell = await Store.open(settings), Bell(settings)
     bell.start()
     try:
-        yield Calls(store, bell)
+        yield Calls(store, bell, app)
     finally:
         bell.stop()
         await store.close()

@@ -194,9 +194,9 @@ async def test_a_stopping_worker_hands_its_calls_back_unharmed(
 ) -> None:
     leaving = processes.worker(APP, drain_grace=timedelta(seconds=1), cancel_grace=timedelta(seconds=1))
     ledger = tmp_path / "ledger"
-    walking = await calls.submit("walk", steps=60, ledger=str(ledger))
-    sleeping = await calls.submit("sleep", seconds=5, ledger=str(ledger))
-    blocking = await calls.submit("sleep_sync", seconds=5, ledger=str(ledger))
+    walking = await calls.submit("walk", steps=150, ledger=str(ledger))
+    sleeping = await calls.submit("outlast", ledger=str(ledger))
+    blocking = await calls.submit("outlast_sync", ledger=str(ledger))
     await appears(ledger, "start", 3)
     leaving.send(signal.SIGTERM)
     assert await asyncio.to_thread(leaving.wait, 30) == 0

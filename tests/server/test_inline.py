@@ -32,10 +32,12 @@ async def test_a_required_tool_needs_the_extension_before_any_work_starts(peer: 
     assert await hands.rows() == []
 
 
-async def test_an_optional_tool_runs_as_if_it_were_synchronous(peer: Peer, hands: Hands) -> None:
-    calling = asyncio.create_task(peer.call("job", {"n": 3}))
-    await hands.run(engine)
-    reply = await calling
+async def test_an_optional_tool_runs_as_if_it_were_synchronous(settings: Settings, hands: Hands) -> None:
+    quiet = settings.model_copy(update={"keep_alive": timedelta(seconds=15)})
+    async with serving(engine, quiet) as peer:
+        calling = asyncio.create_task(peer.call("job", {"n": 3}))
+        await hands.run(engine)
+        reply = await calling
     assert reply.text == "did 3"
     assert reply.result["resultType"] == "complete"
     assert not {"taskId", "task"} & set(reply.result)

@@ -8,6 +8,7 @@ import pytest
 
 from taskengine.errors import ClaimLost, StoreUnavailable
 from taskengine.lifecycle import Phase, Status
+from taskengine.losses import Loss
 from taskengine.records import Claim, Doorbell
 from taskengine.store import Store
 from taskengine.store.database import Database
@@ -15,6 +16,7 @@ from tests.store.calls import OWNER, RESULT, claimed, question, stored, take, wo
 from tests.store.sql import execute
 
 ERROR = '{"code":-32603,"message":"lost"}'
+KILLED = Loss("killed by SIGKILL", signal="SIGKILL", peak_bytes=812_000_000)
 
 
 async def test_only_one_of_many_workers_claims_an_attempt(store: Store) -> None:
@@ -96,7 +98,7 @@ def _writes(store: Store, claim: Claim) -> list:
         attempts.complete(claim, '{"content":[]}', is_error=False, status_message="Completed"),
         attempts.fail(claim, ERROR, status_message="Failed"),
         attempts.release(claim),
-        attempts.lose(claim, "killed", 3, ERROR),
+        attempts.lose(claim, Loss("killed"), 3),
     ]
 
 
@@ -112,15 +114,38 @@ async def test_asking_frees_the_worker_and_shows_the_questions_in_order(store: S
 async def test_lost_attempts_are_repeated_until_there_were_too_many(store: Store) -> None:
     claim = await claimed(store)
     for _ in range(2):
-        doorbell = await store.attempts.lose(claim, "killed by SIGKILL", 3, ERROR)
+        doorbell = await store.attempts.lose(claim, KILLED, 3)
         assert doorbell is not None
         again = await take(store, doorbell, "w1")
         assert again is not None
         claim = again
-    assert await store.attempts.lose(claim, "killed by SIGKILL", 3, ERROR) is None
+    assert await store.attempts.lose(claim, KILLED, 3) is None
     record = await store.tasks.get(claim.task_id, OWNER)
-    assert (record.status, record.error) == (Status.FAILED, ERROR)
-    assert "killed by SIGKILL" in (record.status_message or "")
+    assert record.status is Status.FAILED
+    assert record.status_message == "Gave up after 3 lost attempts: killed by SIGKILL, peak memory 812 MB"
+    error = json.loads(record.error or "")
+    assert error["message"] == record.status_message
+    known = {"cause": "killed by SIGKILL", "signal": "SIGKILL", "peakMemoryBytes": 812_000_000}
+    assert error["data"] == {"attempts": [{"attempt": n, **known} for n in (1, 2, 3)]}
+    losses = (await store.inspection.show(claim.task_id))["losses"]
+    assert [(loss["attempt"], loss["worker"]) for loss in losses] == [(1, "w1"), (2, "w1"), (3, "w1")]
+
+
+async def test_the_names_of_workers_stay_with_operators(store: Store) -> None:
+    """X-SEC-13."""
+    claim = await claimed(store, "host-of-ours-1")
+    assert await store.attempts.lose(claim, KILLED, 1) is None
+    record = await store.tasks.get(claim.task_id, OWNER)
+    assert "host-of-ours" not in f"{record.error}{record.status_message}"
+
+
+async def test_a_loss_that_is_reported_again_is_refused_and_counted_once(store: Store) -> None:
+    claim = await claimed(store)
+    assert await store.attempts.lose(claim, KILLED, 3) is not None
+    with pytest.raises(ClaimLost):
+        await store.attempts.lose(claim, KILLED, 3)
+    row = await store.inspection.show(claim.task_id)
+    assert (row["crashes"], len(row["losses"])) == (1, 1)
 
 
 async def test_a_handed_back_attempt_is_due_and_counts_no_crash(store: Store) -> None:

@@ -120,3 +120,19 @@ async def test_a_store_without_schema_says_how_to_get_one(empty_database_url: st
             await store.tasks.get("tsk_none", "ann")
     finally:
         await store.close()
+
+
+def test_going_down_makes_sleeping_tasks_due_for_the_code_before(empty_database_url: str) -> None:
+    migrate.upgrade(empty_database_url)
+    asyncio.run(
+        execute(
+            empty_database_url,
+            "INSERT INTO tasks (id, owner, tool, queue, status, phase, arguments, capabilities, base_ttl_ms, ttl_ms,"
+            " expires_at, poll_interval_ms, wake_at)"
+            " VALUES ('t', 'ann', 'nap', 'default', 'working', 'waiting', '{}', '{}', 1, 1, now(), 1, now())",
+        )
+    )
+    migrate.downgrade(empty_database_url, "0002")
+    rows = asyncio.run(execute(empty_database_url, "SELECT status, phase FROM tasks"))
+    assert [tuple(row) for row in rows] == [("working", "queued")]
+    migrate.upgrade(empty_database_url)

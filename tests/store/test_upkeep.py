@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import asyncpg
+
 from taskengine.lifecycle import Status
 from taskengine.store import Store
 from tests.store.calls import OWNER, RESULT, claimed, question, stored
@@ -32,6 +34,21 @@ async def test_a_live_task_keeps_its_retention_ahead_of_it(store: Store, databas
     assert await store.upkeep.extend() == 1
     record = await store.tasks.get(running.task_id, OWNER)
     assert record.created_at + timedelta(milliseconds=record.ttl_ms) > record.now
+
+
+async def test_extending_does_not_wait_for_a_task_that_another_has_locked(store: Store, database_url: str) -> None:
+    locked, free = await claimed(store, ttl_ms=1000), await claimed(store, "w2", ttl_ms=1000)
+    await execute(database_url, "UPDATE tasks SET created_at = now() - interval '10 seconds', expires_at = now()")
+    holder = await asyncpg.connect(database_url)
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT 1 FROM tasks WHERE id = $1 FOR UPDATE", locked.task_id)
+            async with asyncio.timeout(20):
+                assert await store.upkeep.extend() == 1
+    finally:
+        await holder.close()
+    assert (await store.tasks.get(free.task_id, OWNER)).ttl_ms > 1000
+    assert await store.upkeep.extend() == 1
 
 
 async def test_a_result_stays_readable_for_half_a_ttl_after_a_long_run(store: Store, database_url: str) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import asyncpg
 
 from taskengine.lifecycle import Phase, Status
@@ -8,7 +10,6 @@ from taskengine.store.presence import hold_presence
 from tests.store.calls import LEASE_S, OWNER, claimed, worker
 from tests.store.sql import execute
 
-LOST = '{"code":-32603,"message":"lost"}'
 NO_GRACE_S = 0.0
 """A lease of nothing: Postgres counts as settled although the tests have only just started it."""
 
@@ -22,7 +23,7 @@ async def test_a_worker_whose_lease_ended_is_buried_and_its_tasks_are_due(store:
     claim = await claimed(store, "w1")
     await _expire_lease(database_url, "w1")
     assert await store.workers.look(NO_GRACE_S)
-    reaped = await store.workers.reap(NO_GRACE_S, 3, LOST)
+    reaped = await store.workers.reap(NO_GRACE_S, 3)
     assert reaped.workers == ("w1",)
     assert [(bell.task_id, bell.attempt) for bell in reaped.doorbells] == [(claim.task_id, 2)]
     assert not await store.workers.renew("w1", LEASE_S)
@@ -32,7 +33,7 @@ async def test_a_live_worker_keeps_its_tasks(store: Store) -> None:
     await worker(store, "w1")
     claim = await claimed(store, "w1")
     assert not await store.workers.look(LEASE_S)
-    assert (await store.workers.reap(LEASE_S, 3, LOST)).doorbells == ()
+    assert (await store.workers.reap(LEASE_S, 3)).doorbells == ()
     assert await store.attempts.held_by("w1") == {(claim.task_id, 1)}
 
 
@@ -40,10 +41,16 @@ async def test_a_task_that_lost_too_many_workers_fails(store: Store, database_ur
     await worker(store, "w1")
     claim = await claimed(store, "w1")
     await _expire_lease(database_url, "w1")
-    reaped = await store.workers.reap(NO_GRACE_S, 1, LOST)
+    reaped = await store.workers.reap(NO_GRACE_S, 1)
     assert reaped.failed == (claim.task_id,)
     record = await store.tasks.get(claim.task_id, OWNER)
-    assert (record.status, record.error) == (Status.FAILED, LOST)
+    assert record.status is Status.FAILED
+    assert json.loads(record.error or "")["data"] == {
+        "attempts": [{"attempt": 1, "cause": "its worker died or was cut off"}]
+    }
+    assert "peak memory unknown" in (record.status_message or "")
+    (lost,) = (await store.inspection.show(claim.task_id))["losses"]
+    assert (lost["attempt"], lost["worker"]) == (1, "w1")
 
 
 async def test_no_lease_ends_soon_after_postgres_started(store: Store, database_url: str) -> None:
@@ -51,16 +58,16 @@ async def test_no_lease_ends_soon_after_postgres_started(store: Store, database_
     await claimed(store, "w1")
     await _expire_lease(database_url, "w1")
     a_day_s = 86_400.0
-    assert (await store.workers.reap(a_day_s, 3, LOST)).workers == ()
+    assert (await store.workers.reap(a_day_s, 3)).workers == ()
 
 
 async def test_a_free_presence_lock_must_be_seen_twice(store: Store, database_url: str) -> None:
     await worker(store, "w1", presence_key=77)
     await claimed(store, "w1")
     await store.workers.look(NO_GRACE_S)
-    assert (await store.workers.reap(LEASE_S, 3, LOST)).workers == ()
+    assert (await store.workers.reap(LEASE_S, 3)).workers == ()
     await execute(database_url, "UPDATE workers SET suspected_at = suspected_at - interval '2 seconds'")
-    assert (await store.workers.reap(LEASE_S, 3, LOST)).workers == ("w1",)
+    assert (await store.workers.reap(LEASE_S, 3)).workers == ("w1",)
 
 
 async def test_a_worker_that_holds_its_lock_again_is_no_longer_suspected(store: Store, database_url: str) -> None:
@@ -80,7 +87,7 @@ async def test_a_task_held_by_an_unregistered_worker_is_due_again(store: Store, 
     claim = await claimed(store, "gone")
     await store.workers.leave("gone")
     await execute(database_url, "UPDATE tasks SET claimed_at = now() - interval '1 minute'")
-    reaped = await store.workers.reap(LEASE_S, 3, LOST)
+    reaped = await store.workers.reap(LEASE_S, 3)
     assert [bell.task_id for bell in reaped.doorbells] == [claim.task_id]
     assert (await store.tasks.get(claim.task_id, OWNER)).phase is Phase.QUEUED
 

@@ -18,13 +18,13 @@ from taskengine.calling import Outcome, call_async, call_sync, outcome_of_messag
 from taskengine.durations import describe
 from taskengine.errors import BadAnswer, StoreUnavailable, TaskCancelled, ToolError
 from taskengine.records import Question
-from taskengine.server.direct import in_thread
 from taskengine.server.exchange import Exchange
 from taskengine.server.legacy.answers import DIRECT, OFFERS, read_answer
 from taskengine.server.legacy.call import Call
 from taskengine.server.legacy.front import Wanted
 from taskengine.server.legacy.streams import Labelled
 from taskengine.server.progress import Reporter
+from taskengine.threads import in_thread
 from taskengine.tool import Tool
 from taskengine.wire import legacy
 from taskengine.wire.jsonrpc import dumps
@@ -137,6 +137,8 @@ class _Facts:
 
 
 class _Port(_Facts):
+    durable = None
+
     def __init__(self, call: Call, run: DirectRun, wanted: Wanted) -> None:
         super().__init__(call)
         self._call = call
@@ -197,6 +199,8 @@ class _Port(_Facts):
 
 class _SyncPort:
     """The same for a `def` tool in its thread, which waits while the event loop works."""
+
+    durable = None
 
     def __init__(self, port: _Port, loop: asyncio.AbstractEventLoop) -> None:
         self._port, self._loop = port, loop

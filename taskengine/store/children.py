@@ -1,0 +1,77 @@
+"""Tasks that other tasks called: they end with the one that called them."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from taskengine.lifecycle import Event, Phase, sources
+from taskengine.store import channels
+from taskengine.store.database import Database
+from taskengine.store.endings import ending, withdraw
+from taskengine.store.tables import tasks
+
+__all__ = ["Children", "cancel_below", "parent_alive"]
+
+BATCH = 500
+_parent = tasks.alias("parent")
+
+
+def parent_alive() -> ColumnElement[bool]:
+    """The task that called this one still needs it."""
+    return exists().where(_parent.c.id == tasks.c.parent, _parent.c.phase != Phase.DONE)
+
+
+class Children:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def cancel_orphans(self, parent: str | None = None) -> int:
+        """Cancel live tasks whose caller has ended, of one caller or up to `BATCH` of any; how many.
+
+        What they called in their turn is found the next time.
+        """
+        ended = exists().where(_parent.c.id == tasks.c.parent, _parent.c.phase == Phase.DONE)
+        which = tasks.c.parent == parent if parent is not None else tasks.c.parent.is_not(None)
+        found = (
+            select(tasks.c.id, tasks.c.worker_id)
+            .where(which, tasks.c.phase != Phase.DONE, ended)
+            .limit(BATCH)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._database.transaction() as connection:
+            rows = (await connection.execute(found)).all()
+            await _cancel(connection, {row.id: row.worker_id for row in rows})
+            return len(rows)
+
+
+async def cancel_below(connection: AsyncConnection, task_id: str) -> None:
+    """Cancel every live task that this one called, and what those called."""
+    below = (
+        select(tasks.c.id).where(tasks.c.parent == task_id, tasks.c.phase != Phase.DONE).cte("below", recursive=True)
+    )
+    nested = tasks.alias("nested")
+    below = below.union(select(nested.c.id).where(nested.c.parent == below.c.id, nested.c.phase != Phase.DONE))
+    found = select(tasks.c.id, tasks.c.worker_id).where(tasks.c.id.in_(select(below.c.id)))
+    # In one order, as everybody who locks several.
+    found = found.order_by(tasks.c.id).with_for_update()
+    rows = (await connection.execute(found)).all()
+    await _cancel(connection, {row.id: row.worker_id for row in rows})
+
+
+async def _cancel(connection: AsyncConnection, held: dict[str, str | None]) -> None:
+    """Cancel these tasks, whose rows are locked, and tell the workers that hold them."""
+    if not held:
+        return
+    named = tasks.c.id.in_(list(held))
+    cancelled = (
+        update(tasks)
+        .where(named, tasks.c.phase.in_(sources(Event.CANCEL)))
+        .values(**ending(Event.CANCEL), status_message="Cancelled with the task that called it")
+        .returning(tasks.c.id)
+        .cte("cancelled")
+    )
+    await connection.execute(channels.telling(cancelled, cancelled.c.id))
+    await connection.execute(withdraw(named))
+    for worker_id in sorted({worker_id for worker_id in held.values() if worker_id is not None}):
+        await connection.execute(select(func.pg_notify(channels.WORKERS, worker_id)))

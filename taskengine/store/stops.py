@@ -1,0 +1,109 @@
+"""What comes after a cancel: that the run has stopped, and who cleans up after it.
+
+A cancelled row keeps its status and outcome for ever (M-TASK-28). Two columns tell what happened to the run: `stopper`,
+the worker that had it and stops it, and `stopped_at`, when that was over. With the second comes the one addition to the
+status message that a row gets after its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Numeric,
+    Text,
+    and_,
+    any_,
+    cast,
+    exists,
+    extract,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+
+from taskengine.lifecycle import Status
+from taskengine.store.database import Database
+from taskengine.store.endings import touched
+from taskengine.store.payload import load
+from taskengine.store.tables import tasks, workers
+
+__all__ = ["Stops", "Unfinished"]
+
+_SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
+_OPEN = and_(tasks.c.status == Status.CANCELLED, tasks.c.stopped_at.is_(None), tasks.c.attempt > 0)
+"""As the partial index `ix_tasks_stopping` has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A cancelled task whose function had begun, and after which nobody has cleaned up."""
+
+    task_id: str
+    attempt: int
+    tool: str
+    arguments: Mapping[str, Any]
+
+
+class Stops:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def is_open(self, task_id: str, attempt: int) -> bool:
+        """Whether the task was cancelled in this attempt, and nothing has been noted of its stop yet."""
+        found = await self._database.run(
+            select(tasks.c.id).where(tasks.c.id == task_id, tasks.c.attempt == attempt, _OPEN)
+        )
+        return found.one_or_none() is not None
+
+    async def note(self, task_id: str, attempt: int, how: str, then: str = "", since_s: float = 0.0) -> bool:
+        """Say once how the run ended: "Cancelled; the tool stopped after 3.1 s, cleaned up". Whether it was said.
+
+        The seconds are those from the cancel until `since_s` ago, by the database's clock. `updated_at` moves, for a
+        client can see the change (A-36). The number of the attempt is the condition: the task has no holder any more.
+        """
+        stopped_at = func.clock_timestamp() - since_s * _SECOND
+        seconds = func.greatest(func.round(cast(extract("epoch", stopped_at - tasks.c.ended_at), Numeric), 1), 0)
+        noted = await self._database.run(
+            update(tasks)
+            .where(tasks.c.id == task_id, tasks.c.attempt == attempt, _OPEN)
+            .values(
+                stopped_at=stopped_at,
+                status_message=func.concat(tasks.c.status_message, f"; {how} after ", seconds, f" s{then}"),
+                **touched(),
+            )
+        )
+        return bool(noted.rowcount)
+
+    async def take(self, worker_id: str, tools: Sequence[str], patience_s: float, limit: int = 10) -> list[Unfinished]:
+        """Make the worker the stopper of cancelled tasks of these tools that have none, oldest first.
+
+        That is: nobody held the task when it was cancelled, or the one who did has died, or has not been done with it
+        `patience_s` after the cancel.
+        """
+        gone = ~exists().where(workers.c.id == tasks.c.stopper)
+        late = tasks.c.updated_at < func.statement_timestamp() - patience_s * _SECOND
+        taken = (
+            select(tasks.c.id)
+            .where(_OPEN, tasks.c.tool == any_(literal(list(tools), ARRAY(Text))))
+            .where(or_(tasks.c.stopper.is_(None), gone, late))
+            .order_by(tasks.c.ended_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        rows = await self._database.run(
+            update(tasks)
+            .where(tasks.c.id.in_(taken))
+            .values(stopper=worker_id, **touched())
+            .returning(tasks.c.id, tasks.c.attempt, tasks.c.tool, tasks.c.arguments)
+        )
+        return [Unfinished(row.id, row.attempt, row.tool, load(row.arguments)) for row in rows]
