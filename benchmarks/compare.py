@@ -170,7 +170,7 @@ MEASURES: tuple[tuple[str, Callable[[str, float], Any], bool], ...] = (
 )
 
 
-def _peer_python() -> Path:
+def peer_python() -> Path:
     python = PEER / "bin" / "python"
     if not python.exists():
         print("installing the peer into .cache/bench-peer …", flush=True)
@@ -184,7 +184,7 @@ def _sides(database_url: str, broker_url: str) -> tuple[Side, Side]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TASKENGINE_")}
     ours_env = clean | {"TASKENGINE_DATABASE_URL": database_url, "TASKENGINE_BROKER_URL": broker_url}
     peer_env = clean | {"BENCH_REDIS": broker_url, "PYTHONPATH": str(ROOT)}
-    engine, peer = (sys.executable, "-m", "taskengine"), str(_peer_python())
+    engine, peer = (sys.executable, "-m", "taskengine"), str(peer_python())
     target = "benchmarks.ours:engine"
     return (
         Side(

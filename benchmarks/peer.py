@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 from fastmcp import FastMCP
 from fastmcp.utilities.tasks import TaskConfig
@@ -24,6 +25,19 @@ async def sleep(seconds: float) -> str:
     """Sleep."""
     await asyncio.sleep(seconds)
     return "slept"
+
+
+def _mark(folder: str, what: str) -> None:
+    Path(folder, f"{os.getpid()}.{what}").touch()
+
+
+@mcp.tool(task=TaskConfig(mode="required"))
+async def hold(seconds: float, folder: str) -> str:
+    """Sleep, and tell which process did; it leaves a mark when it begins and when it ends (`benchmarks.latecomer`)."""
+    _mark(folder, "begun")
+    await asyncio.sleep(seconds)
+    _mark(folder, "ended")
+    return f"result of process {os.getpid()}"
 
 
 app = mcp.http_app(path="/mcp", json_response=True, stateless_http=True)

@@ -13,6 +13,7 @@
 `taskengine.testing` calls such a tool in a test; `taskengine dev app.py:engine` serves it.
 """
 
+from taskengine.arrivals import CallOutcome
 from taskengine.calls import ToolResult
 from taskengine.cleanup import Cancelled
 from taskengine.context import Context, SyncContext
@@ -26,6 +27,7 @@ from taskengine.errors import (
     ProtocolError,
     ReplayMismatch,
     StepFailed,
+    TooDeep,
     ToolError,
     Unanswered,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "Answer",
     "BadAnswer",
     "CallFailed",
+    "CallOutcome",
     "Cancelled",
     "Context",
     "DeclarationError",
@@ -51,6 +54,7 @@ __all__ = [
     "StepFailed",
     "SyncContext",
     "TaskEngine",
+    "TooDeep",
     "Tool",
     "ToolError",
     "ToolResult",

@@ -22,6 +22,7 @@ from taskengine.errors import (
     ClaimLost,
     InvalidArguments,
     ProtocolError,
+    ReplayMismatch,
     ResultError,
     Signal,
     StoreUnavailable,
@@ -35,6 +36,7 @@ __all__ = ["Outcome", "call_async", "call_sync", "outcome_of_message"]
 
 logger = logging.getLogger("taskengine.tool")
 
+DELIBERATE = (ToolError, ProtocolError, InvalidArguments, ResultError)
 INTERNAL_ERROR = -32603
 MAX_MESSAGE = 200
 MAX_TEXT = 4_000
@@ -147,6 +149,7 @@ def _failure(
         if cause is error:
             raise error
         raise cause from None
+    cause = _too_early(cause, context) or cause
     if isinstance(cause, ProtocolError):
         return _protocol_error(tool, cause, limit)
     if isinstance(cause, InvalidArguments):
@@ -171,6 +174,18 @@ def _failure(
     passing = isinstance(cause, Exception) and not isinstance(cause, BadAnswer)
     loose = context.history.loose_failures() if context is not None and context.history is not None else []
     return Outcome(made.result, is_error=True, message=made.message, traceback=trace, passing=passing, loose=loose)
+
+
+def _too_early(cause: BaseException, context: Context | SyncContext | None) -> ReplayMismatch | None:
+    """The error for a tool that says no where an earlier attempt went on. A fault may come and go: that is no such."""
+    history = None if context is None else context.history
+    if history is None or isinstance(cause, ReplayMismatch) or not isinstance(cause, DELIBERATE):
+        return None
+    try:
+        history.check_end(f"raised {type(cause).__name__} ({_short(_message_of(cause))})")
+    except ReplayMismatch as mismatch:
+        return mismatch
+    return None
 
 
 def _leaf(error: BaseException) -> BaseException:

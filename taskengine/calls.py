@@ -10,11 +10,17 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from taskengine.content import encode_json
-from taskengine.errors import CallFailed, InvalidArguments, ResultError
+from taskengine.errors import CallFailed, DeclarationError, EngineError, InvalidArguments, ResultError, TooDeep
 from taskengine.lifecycle import Status
 from taskengine.records import ChildState
 
-__all__ = ["ToolCall", "ToolResult", "plain_arguments", "result_of"]
+__all__ = ["DEEPEST", "REFUSALS", "ToolCall", "ToolResult", "plain_arguments", "result_of", "too_deep"]
+
+DEEPEST = 32
+"""How many tasks may stand above one: a tool that calls itself for ever is stopped here."""
+
+REFUSALS: dict[str, type[EngineError]] = {each.__name__: each for each in (DeclarationError, InvalidArguments, TooDeep)}
+"""Why a call is not made. Each is made again from its message alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,13 @@ class ToolCall:
 
     def __await__(self) -> Any:
         return self._start().__await__()
+
+
+def too_deep(name: str) -> TooDeep:
+    return TooDeep(
+        f"{name} is not called: it would be {DEEPEST + 1} levels deep, and the limit is {DEEPEST}; does a tool call "
+        "itself, or two call each other, without an end?"
+    )
 
 
 def plain_arguments(name: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -10,16 +10,17 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from taskengine.calls import ToolCall
 from taskengine.errors import DeclarationError, Suspended
 from taskengine.lanes import Lane, enter_lane
 from taskengine.steps import timed_out
-from taskengine.threads import in_thread
+from taskengine.threads import Inside, in_thread
 
 __all__ = ["AsyncColour", "Colour", "Raised", "SyncColour", "drive"]
 
+T = TypeVar("T")
 THREADS = 32
 """Plain functions that the steps of one async tool run at once."""
 
@@ -30,7 +31,10 @@ class Colour(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
     async def run(self, function: Callable[[], Any], is_async: bool, limit: timedelta | None) -> Any:
-        """What the function gives. Raises TimeoutError past the limit."""
+        """What the function gives. Raises TimeoutError past the limit, which counts from where it begins."""
+
+    async def together(self, works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        """What each gives, in order; none of them takes a place. Raises what one of them raised."""
 
     async def side_by_side(self, lanes: Sequence[Lane], branches: Sequence[Any]) -> list[Any | Raised]: ...
 
@@ -61,15 +65,31 @@ class AsyncColour:
 
     async def run(self, function: Callable[[], Any], is_async: bool, limit: timedelta | None) -> Any:
         """An async function on this loop, another in a thread, so that it may block."""
-        scope = asyncio.timeout(None if limit is None else limit.total_seconds())
+        scope = asyncio.timeout(None)
+
+        def begins() -> None:
+            if limit is not None:
+                scope.reschedule(asyncio.get_running_loop().time() + limit.total_seconds())
+
         try:
             async with scope:
-                given = function() if is_async else await in_thread(function, self._threads)
+                if is_async:
+                    begins()
+                    given = function()
+                else:
+                    given = await in_thread(function, self._threads, begins)
                 return await given if inspect.isawaitable(given) else given
         except TimeoutError:
             if scope.expired() and limit is not None:
                 raise timed_out(limit) from None
             raise
+
+    async def together(self, works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        given = await asyncio.gather(*(work() for work in works), return_exceptions=True)
+        for each in given:
+            if isinstance(each, BaseException):
+                raise each
+        return given  # type: ignore[return-value]
 
     async def side_by_side(self, lanes: Sequence[Lane], branches: Sequence[Any]) -> list[Any | Raised]:
         strangers = [branch for branch in branches if not inspect.isawaitable(branch)]
@@ -107,25 +127,14 @@ class SyncColour:
         time.sleep(seconds)  # noqa: ASYNC251 - nothing else runs in this thread
 
     async def run(self, function: Callable[[], Any], is_async: bool, limit: timedelta | None) -> Any:
-        del is_async
         if limit is None:
-            return _run_to_end(function)
-        outcome: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+            return _run_to_end(function())
+        until = time.monotonic() + limit.total_seconds()
+        given = function() if is_async else _call_until(function, until, limit)
+        return _run_to_end(given, until, limit)
 
-        def work() -> None:
-            try:
-                outcome.put((_run_to_end(function), None))
-            except BaseException as error:
-                outcome.put((None, error))
-
-        threading.Thread(target=contextvars.copy_context().run, args=(work,), name="step", daemon=True).start()
-        try:
-            value, error = outcome.get(timeout=limit.total_seconds())
-        except queue.Empty:
-            raise timed_out(limit) from None
-        if error is not None:
-            raise error
-        return value
+    async def together(self, works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        return [await work() for work in works]
 
     async def side_by_side(self, lanes: Sequence[Lane], branches: Sequence[Any]) -> list[Any | Raised]:
         for branch in branches:
@@ -147,12 +156,43 @@ def _in_turn(lane: Lane, branch: Callable[[], Any]) -> Any | Raised:
     return value if lane.ended is None else Raised(lane.ended)
 
 
-def _run_to_end(function: Callable[[], Any]) -> Any:
-    given = function()
+def _call_until(function: Callable[[], Any], until: float, limit: timedelta) -> Any:
+    """What a function returns by then, in a thread: what ends the wait for it, a stop too, interrupts it there."""
+    outcome: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+    inside = Inside()
+
+    def work() -> None:
+        try:
+            outcome.put((inside.run(function), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    try:
+        threading.Thread(target=contextvars.copy_context().run, args=(work,), name="step", daemon=True).start()
+        value, error = outcome.get(timeout=max(0.0, until - time.monotonic()))
+    except queue.Empty:
+        raise timed_out(limit) from None
+    finally:
+        inside.interrupt()
+    if error is not None:
+        raise error
+    return value
+
+
+def _run_to_end(given: Any, until: float | None = None, limit: timedelta | None = None) -> Any:
+    """The value, or what an awaitable comes to: in this thread, where a stop ends it."""
     if not inspect.isawaitable(given):
         return given
 
     async def wait() -> Any:
-        return await given
+        left_s = None if until is None else max(0.0, until - time.monotonic())
+        scope = asyncio.timeout(left_s)
+        try:
+            async with scope:
+                return await given
+        except TimeoutError:
+            if scope.expired() and limit is not None:
+                raise timed_out(limit) from None
+            raise
 
     return asyncio.run(wait())

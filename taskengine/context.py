@@ -10,11 +10,12 @@ therefore be the same in every run: name them, or ask in a fixed order.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
+from taskengine.arrivals import Arrivals, CallOutcome
 from taskengine.calls import ToolCall
 from taskengine.clientlog import Log
 from taskengine.colours import AsyncColour
@@ -200,6 +201,18 @@ class Context(ContextBase):
         durable = self._needs_task("gather")
         return await durable.gather(branches, return_exceptions=return_exceptions)
 
+    def as_completed(self, calls: Sequence[tuple[str, Mapping[str, Any] | None]]) -> AsyncIterator[CallOutcome]:
+        """Call other durable tools, each given by name and arguments, and take what they give as they end:
+
+            async for done in ctx.as_completed([("shrink", {"page": page}) for page in range(1000)]): …
+
+        All are called when the loop begins. While none has ended the task waits without running; when it goes on it
+        takes all that have. A later attempt gets them in the same order. What the loop leaves behind ends with this
+        task. Raises InvalidArguments for arguments that are not JSON; a call that is refused for another reason, or
+        fails, is an outcome with an `error`.
+        """
+        return _Arriving(Arrivals(self._needs_task("as_completed"), calls))
+
     async def now(self) -> datetime:
         """The time, in UTC: in every attempt that of the first one to come here."""
         return await self._needs_task("now").value("now")  # type: ignore[no-any-return]
@@ -230,3 +243,14 @@ class Context(ContextBase):
         except Signal as signal:
             self._signal = signal
             raise
+
+
+class _Arriving(AsyncIterator[CallOutcome]):
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+
+    async def __anext__(self) -> CallOutcome:
+        outcome = await self._arrivals.next()
+        if outcome is None:
+            raise StopAsyncIteration
+        return outcome

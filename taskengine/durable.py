@@ -9,6 +9,7 @@ has to wait, the attempt ends: at once in the function itself; in a branch once 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import secrets
@@ -20,18 +21,26 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from taskengine.calls import ToolResult, plain_arguments, result_of
+from taskengine.calls import REFUSALS, ToolResult, plain_arguments, result_of
 from taskengine.colours import Colour, Raised
 from taskengine.content import clean_text
-from taskengine.errors import CallFailed, DeclarationError, ReplayMismatch, Signal, Suspended
-from taskengine.lanes import Ended, Lane, current_lane
+from taskengine.errors import CallFailed, DeclarationError, ReplayMismatch, ResultError, Signal, Suspended
+from taskengine.lanes import Asked, Ended, Lane, current_lane, current_task
 from taskengine.lifecycle import TERMINAL
 from taskengine.port import DurablePort
 from taskengine.records import ChildState, Entry, Question, Wait
 from taskengine.replay import History, check_replay
-from taskengine.steps import Codec, Retries, dump_failure, load_failure, parse_delay, worth_retrying
+from taskengine.steps import (
+    Codec,
+    Retries,
+    dump_failure,
+    dump_refusal,
+    load_failure,
+    parse_delay,
+    worth_retrying,
+)
 
-__all__ = ["Durable"]
+__all__ = ["Durable", "asking", "checked_name", "has_ended"]
 
 MAX_NAME = 200
 Place = tuple[Lane, str, Entry | None]
@@ -57,11 +66,14 @@ _VALUES: dict[str, tuple[Callable[[DurablePort], Any], Callable[[Any], Any]]] = 
 class Durable:
     def __init__(self, port: DurablePort, colour: Colour, *, tool: str, version: str | None, max_bytes: int) -> None:
         self._port = port
-        self._colour = colour
-        self._version = version
+        self.colour = colour
+        self.version = version
         self._max_bytes = max_bytes
         self.history = History(port.journal, tool, version)
         self.root = Lane("")
+
+    def clock(self) -> datetime:
+        return self._port.clock()
 
     @property
     def ended(self) -> Ended | None:
@@ -80,7 +92,7 @@ class Durable:
         backoff: Any,
         timeout: Any,
     ) -> Any:
-        what = _checked_name(name)
+        what = checked_name(name)
         if not callable(function):
             raise DeclarationError(f"{what}: {function!r} is not a function: give ctx.step(name, function, *arguments)")
         step = _Step(
@@ -89,15 +101,18 @@ class Durable:
             Retries.parse(what, retries, backoff),
             None if timeout is None else parse_delay(what, timeout),
         )
-        with self._place("step", name) as (lane, path, found):
+        codec = Codec(name, function, self._max_bytes)  # what is refused here takes no place, in any attempt
+        with self.place("step", name) as (lane, path, found):
             if found is not None and found.done and found.error is not None:
                 raise load_failure(name, found.error)
-            codec = Codec(name, function, self._max_bytes)
             if found is not None and found.value is not None:
-                return codec.load(found.value)
+                try:
+                    return codec.load(found.value)
+                except ResultError as error:
+                    raise self.history.misfit(found, str(error)) from None
             if found is not None and found.due is not None:
                 await self._until(lane, found.due)
-            entry = Entry(path, "step", name, done=False, version=self._version) if found is None else found
+            entry = Entry(path, "step", name, done=False, version=self.version) if found is None else found
             return codec.load(await self._tried(lane, entry, step, codec))
 
     async def _tried(self, lane: Lane, entry: Entry, step: _Step, codec: Codec) -> str:
@@ -105,23 +120,28 @@ class Durable:
         while True:
             entry = replace(entry, tries=entry.tries + 1, due=None)
             try:
-                value = await self._colour.run(step.call, step.is_async, step.limit)
-            except Exception as error:
+                value = await self.colour.run(step.call, step.is_async, step.limit)
+            except BaseException as error:
+                if _ends_the_attempt(error):
+                    raise
                 failure = dump_failure(error, entry.tries)
                 wait = step.retries.wait_after(entry.tries) if worth_retrying(error) else None
                 if wait is None:
-                    await self._record(replace(entry, done=True, error=failure))
+                    await self.record(replace(entry, done=True, error=failure))
                     raise load_failure(entry.name, failure) from error
                 if wait <= self._port.in_place:
-                    await self._colour.sleep(wait.total_seconds())
+                    await self.colour.sleep(wait.total_seconds())
                     continue
                 due = self._port.clock() + wait
                 message = f"{entry.name} failed and is tried again at {_moment(due)}"
-                entry = replace(entry, error=failure, due=due)
-                await self._wait(lane, Wait(due=due, message=message), entry)
+                await self.wait(lane, Wait(due=due, message=message), replace(entry, error=failure, due=due))
             else:
-                text = codec.dump(value)
-                await self._record(replace(entry, done=True, value=text, error=None))
+                try:
+                    text = codec.dump(value)
+                except ResultError as error:
+                    await self.record(replace(entry, done=True, error=dump_refusal(error)))
+                    raise
+                await self.record(replace(entry, done=True, value=text, error=None))
                 return text
 
     async def sleep(self, delay: Any) -> None:
@@ -134,44 +154,62 @@ class Durable:
 
     async def _sleep(self, end: Callable[[], datetime]) -> None:
         until = end()
-        with self._place("sleep", "") as (lane, path, found):
+        with self.place("sleep", "") as (lane, path, found):
             if found is not None and found.due is not None:
                 await self._until(lane, found.due)
                 return
-            entry = Entry(path, "sleep", "", due=until, version=self._version)
+            entry = Entry(path, "sleep", "", due=until, version=self.version)
             if until - self._port.clock() > self._port.in_place:
-                await self._wait(lane, _sleeping(until), entry)
-            await self._record(entry)
+                await self.wait(lane, _sleeping(until), entry)
+            await self.record(entry)
             await self._until(lane, until)
 
     async def _until(self, lane: Lane, due: datetime) -> None:
         left = due - self._port.clock()
         if left > self._port.in_place:
-            await self._wait(lane, _sleeping(due))
+            await self.wait(lane, _sleeping(due))
         if left > timedelta(0):
-            await self._colour.sleep(left.total_seconds())
+            await self.colour.sleep(left.total_seconds())
 
     async def call_tool(self, name: str, arguments: Mapping[str, Any] | None) -> ToolResult:
-        with self._place("call", _checked_name(name)) as (lane, path, found):
-            entry = found
-            if entry is None:
-                plain = plain_arguments(name, arguments)
-                made = Entry(path, "call", name, child_id=f"tsk_{secrets.token_urlsafe(24)}", version=self._version)
-                entry = await self._port.call(made, plain)
-                self.history.note(entry)
-            while True:
-                child = entry.child
-                if child is None:
-                    raise CallFailed(name, entry.child_id or "", "is gone", "its task is not there any more")
-                if child.status in TERMINAL:
-                    if child.asked:
-                        await self._port.withdraw(child.id)
-                    return result_of(child)
-                await self._wait(lane, await self._waiting_for(child), linger=True)
-                entry = self._port.journal[path]
-                self.history.note(entry)
+        plain = plain_arguments(checked_name(name), arguments)
+        with self.place("call", name) as (lane, path, found):
+            entry = found or await self.called(path, name, plain)
+            while not has_ended(entry):
+                assert entry.child is not None
+                await self.wait(lane, await self.waiting_for(entry.child), linger=True)
+                entry = self.fresh(path)
+            return await self.given(entry)
 
-    async def _waiting_for(self, child: ChildState) -> Wait:
+    async def called(self, path: str, name: str, arguments: Mapping[str, Any]) -> Entry:
+        """The entry of a call that is made now, or refused."""
+        made = Entry(path, "call", name, child_id=f"tsk_{secrets.token_urlsafe(24)}", version=self.version)
+        try:
+            entry = await self._port.call(made, arguments)
+        except tuple(REFUSALS.values()) as error:
+            entry = replace(made, child_id=None, error=dump_refusal(error))
+            await self.record(entry)
+        self.history.note(entry)
+        return entry
+
+    def fresh(self, path: str) -> Entry:
+        """The entry of a call after a wait, with what has become of its task."""
+        entry = self._port.journal[path]
+        self.history.note(entry)
+        return entry
+
+    async def given(self, entry: Entry) -> ToolResult:
+        """What a call gave that has ended. Raises CallFailed, or the error with which it was refused."""
+        if entry.error is not None:
+            raise load_failure(entry.name, entry.error)
+        child = entry.child
+        if child is None:
+            raise CallFailed(entry.name, entry.child_id or "", "is gone", "its task is not there any more")
+        if child.asked:
+            await self._port.withdraw(child.id)
+        return result_of(child)
+
+    async def waiting_for(self, child: ChildState) -> Wait:
         """What is to be waited for while the child lives: its end, and answers to what it asks."""
         known = {key: self._port.answers.get(f"{child.id}:{key}") for key in (each.key for each in child.questions)}
         given = {key: answered.response for key, answered in known.items() if answered is not None}
@@ -182,14 +220,14 @@ class Durable:
             for each in child.questions
             if known[each.key] is None
         )
-        return Wait(asked, children=1, message=_asking(asked) if asked else f"Waiting for {child.tool}")
+        return Wait(asked, children=1, message=asking(asked) if asked else f"Waiting for {child.tool}")
 
     async def value(self, kind: str) -> Any:
         make, read = _VALUES[kind]
-        with self._place(kind, "") as (_, path, found):
-            entry = found or Entry(path, kind, "", value=json.dumps(make(self._port)), version=self._version)
+        with self.place(kind, "") as (_, path, found):
+            entry = found or Entry(path, kind, "", value=json.dumps(make(self._port)), version=self.version)
             if found is None:
-                await self._record(entry)
+                await self.record(entry)
             return read(json.loads(entry.value or "null"))
 
     async def ask(
@@ -197,9 +235,8 @@ class Durable:
     ) -> dict[str, Mapping[str, Any] | None]:
         """The raw answers by key; None for what nobody answered by then."""
         name = ", ".join(question.key for question in questions)
-        with self._place("ask", name) as (lane, path, found):
-            due = None if answer_by is None else self._port.clock() + answer_by
-            entry = found or Entry(path, "ask", name, done=False, due=due, version=self._version)
+        with self.place("ask", name) as (lane, path, found):
+            entry = found or Entry(path, "ask", name, done=False, version=self.version)
             noted = found is not None
             while True:
                 for question in questions:
@@ -210,7 +247,7 @@ class Durable:
                 missing = [each for each in questions if each.key not in answers and each.key not in given_up]
                 if not missing:
                     if not noted:  # answered before tasks had journals
-                        await self._record(replace(entry, done=True))
+                        await self.record(replace(entry, done=True))
                     return {each.key: answers.get(each.key) for each in questions}
                 if noted and entry.due is not None and self._port.clock() >= entry.due:
                     keys = [question.key for question in missing]
@@ -218,9 +255,12 @@ class Durable:
                     await self._port.give_up(entry, keys)
                     self.history.note(entry)
                     continue
-                wait = Wait(tuple(missing), due=entry.due, message=_asking(missing))
-                await self._wait(lane, wait, None if noted else entry, linger=True)
-                noted = True
+                wait = Wait(tuple(missing), due=entry.due, message=asking(missing))
+                if noted:
+                    await self.wait(lane, wait, linger=True)
+                else:
+                    (entry,) = await self.wait(lane, wait, asked=[(entry, answer_by)], linger=True)
+                    noted = True
 
     async def gather(self, branches: Sequence[Any], *, return_exceptions: bool) -> list[Any]:
         try:
@@ -232,7 +272,7 @@ class Durable:
 
     async def _gather(self, branches: Sequence[Any], *, return_exceptions: bool) -> list[Any]:
         with self._fork(len(branches)) as (lane, lanes):
-            results = await self._colour.side_by_side(lanes, branches)
+            results = await self.colour.side_by_side(lanes, branches)
             for each in lanes:
                 # A branch that is suspended and waits for nothing has lost its claim: that ends all of them.
                 if each.ended is not None and not (isinstance(each.ended, Suspended) and each.waits):
@@ -242,8 +282,11 @@ class Durable:
                     raise result.error
             waits = [waiting for each in lanes if each.ended is not None for waiting in each.waits]
             if waits:
-                entries = [entry for each in lanes for entry in each.entries]
-                await self._wait(lane, _together(waits), *entries)
+                await self.wait(lane, _together(waits), asked=[asked for each in lanes for asked in each.asked])
+            for each, result in zip(lanes, results, strict=True):
+                # One with a fault that may pass is left to the end of the whole, which another attempt may reach.
+                if not isinstance(result, Raised) or not worth_retrying(result.error):
+                    self.history.check_end("ended the branch", each.path)
             if return_exceptions:
                 return [result.error if isinstance(result, Raised) else result for result in results]
             for result in results:
@@ -251,10 +294,10 @@ class Durable:
                     raise result.error
             return results
 
-    # -- places, records, waits
+    # -- places, records, waits: for `arrivals` as well
 
     @contextmanager
-    def _place(self, kind: str, name: str) -> Iterator[Place]:
+    def place(self, kind: str, name: str) -> Iterator[Place]:
         """The next place of this lane, with what was recorded there."""
         lane = self._lane()
         path = lane.begin()
@@ -286,20 +329,32 @@ class Durable:
             raise ended
         return lane
 
-    async def _record(self, entry: Entry) -> None:
+    async def record(self, entry: Entry) -> None:
         await self._port.record(entry)
         self.history.note(entry)
 
-    async def _wait(self, lane: Lane, wait: Wait, *entries: Entry | None, linger: bool = False) -> None:
-        """End the attempt, or this branch of it; returns when what it waits for came while it lingered."""
-        noted = [entry for entry in entries if entry is not None]
+    async def wait(
+        self, lane: Lane, wait: Wait, entry: Entry | None = None, *, asked: Sequence[Asked] = (), linger: bool = False
+    ) -> list[Entry]:
+        """End the attempt, or this branch of it, and record `entry` with that, in a branch at once.
+
+        When what it waits for came while it lingered it returns the entries of what it `asked`. Those are recorded
+        when the questions are put, which is when all branches wait, and the time for an answer begins then.
+        """
         if lane is not self.root:
+            if entry is not None:
+                await self.record(entry)
             lane.waits.append((wait, lane.alone))
-            lane.entries.extend(noted)
+            lane.asked.extend(asked)
             raise Suspended
-        await self._port.park(wait, noted, linger=linger)
-        for entry in noted:
-            self.history.note(entry)
+        now = self._port.clock()
+        put = [each if limit is None else replace(each, due=now + limit) for each, limit in asked]
+        noted = put if entry is None else [entry, *put]
+        due = min((each for each in (wait.due, *(each.due for each in put)) if each is not None), default=None)
+        await self._port.park(replace(wait, due=due), noted, linger=linger)
+        for each in noted:
+            self.history.note(each)
+        return put
 
 
 def _together(waits: Sequence[tuple[Wait, bool]]) -> Wait:
@@ -311,7 +366,7 @@ def _together(waits: Sequence[tuple[Wait, bool]]) -> Wait:
     dues = [wait.due for wait, _ in waits if wait.due is not None]
     questions = tuple(question for wait, _ in waits for question in wait.questions)
     if questions:
-        message = _asking(questions)
+        message = asking(questions)
     elif children:
         message = (
             waits[0][0].message if len(waits) == 1 else f"Waiting for {sum(bool(w.children) for w, _ in waits)} calls"
@@ -321,11 +376,24 @@ def _together(waits: Sequence[tuple[Wait, bool]]) -> Wait:
     return Wait(questions, min(dues, default=None), min(children, default=None), message)
 
 
-def _asking(questions: Sequence[Question]) -> str:
+def asking(questions: Sequence[Question]) -> str:
     if len(questions) > 1:
         return f"Waiting for answers: {len(questions)} to go"
     message = questions[0].params.get("message")
     return f"Waiting for an answer: {message}" if isinstance(message, str) else "Waiting for an answer"
+
+
+def has_ended(entry: Entry) -> bool:
+    """Nothing more comes of this call: it was refused, its task has ended, or is gone."""
+    return entry.error is not None or entry.child is None or entry.child.status in TERMINAL
+
+
+def _ends_the_attempt(error: BaseException) -> bool:
+    """Raised by whoever ends the attempt, and not by the function of a step: that counts as its failure."""
+    if isinstance(error, asyncio.CancelledError):
+        task = current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, (Signal, GeneratorExit))
 
 
 def _sleeping(until: datetime) -> Wait:
@@ -336,7 +404,7 @@ def _moment(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _checked_name(name: Any) -> str:
+def checked_name(name: Any) -> str:
     if not isinstance(name, str) or not name.strip() or clean_text(name) != name or len(name) > MAX_NAME:
         raise DeclarationError(f"{name!r} is no name: give a text of up to {MAX_NAME} characters")
     return name

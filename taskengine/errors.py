@@ -30,6 +30,7 @@ __all__ = [
     "Suspended",
     "TaskCancelled",
     "TaskNotFound",
+    "TooDeep",
     "ToolError",
     "Unanswered",
 ]
@@ -91,6 +92,13 @@ class CallFailed(ToolError):
 
     def __str__(self) -> str:
         return f"{self.tool} {self.status}: {self.message}"
+
+
+class TooDeep(ToolError):
+    """Calls of tools by tools by tools have no end, as it seems: one more is not made.
+
+    Raised by `ctx.call_tool`; if it is not caught, the call ends with an `isError` result that says so.
+    """
 
 
 class StepFailed(EngineError):

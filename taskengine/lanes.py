@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
+from datetime import timedelta
 
 from taskengine.errors import DeclarationError, ReplayMismatch, Signal
 from taskengine.records import Entry, Wait
 
-__all__ = ["Ended", "Lane", "current_lane", "enter_lane"]
+__all__ = ["Asked", "Ended", "Lane", "current_lane", "current_task", "enter_lane"]
 
 Ended = Signal | ReplayMismatch
+Asked = tuple[Entry, timedelta | None]
+"""Questions that are put when the attempt ends, and how long an answer may take from then."""
 
 _SIDE_BY_SIDE = (
     "Two calls of this context are under way at once: give them to ctx.gather, which runs them side by side so that a "
@@ -30,18 +33,18 @@ class Lane:
         """What ended this lane, kept in case the tool's code swallowed it."""
         self.waits: list[tuple[Wait, bool]] = []
         """What it waits for, and whether that was the branch's only call."""
-        self.entries: list[Entry] = []
-        """What is to be recorded with that."""
+        self.asked: list[Asked] = []
+        """What of that asks somebody, for the first time."""
         self.alone = False
         """Its branch is one call of another tool and nothing else."""
         self._position = 0
         self._busy = False
         self._users: set[asyncio.Task[object]] = set()
-        self._owner = _current_task()
+        self._owner = current_task()
 
     def begin(self) -> str:
         """The place of the next call. Raises DeclarationError while another is under way."""
-        task = _current_task()
+        task = current_task()
         self._users = {user for user in self._users if not user.done()}
         if self._busy or self._users - {task}:
             raise DeclarationError(_SIDE_BY_SIDE)
@@ -66,11 +69,11 @@ def current_lane(root: Lane) -> Lane:
 
 def enter_lane(lane: Lane) -> None:
     """For the rest of this asyncio task, or of this copy of a context."""
-    lane._owner = _current_task()  # noqa: SLF001 - it was made by the task that forks
+    lane._owner = current_task()  # noqa: SLF001 - it was made by the task that forks
     _LANE.set(lane)
 
 
-def _current_task() -> asyncio.Task[object] | None:
+def current_task() -> asyncio.Task[object] | None:
     try:
         return asyncio.current_task()
     except RuntimeError:

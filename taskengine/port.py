@@ -69,7 +69,8 @@ class DurablePort(_Journaled, Protocol):
     async def call(self, entry: Entry, arguments: Mapping[str, Any]) -> Entry:
         """Make the task that calls the tool `entry.name`, and record the call. The entry with the task's state.
 
-        Raises DeclarationError for a tool that cannot be called and InvalidArguments for arguments that do not fit.
+        Raises DeclarationError for a tool that cannot be called, InvalidArguments for arguments that do not fit, and
+        TooDeep when this task is itself at the end of too long a line of calls. Nothing is recorded then.
         """
 
     async def park(self, wait: Wait, entries: Sequence[Entry], *, linger: bool) -> None:

@@ -73,17 +73,17 @@ class Entry:
     path: str
     """`3` is the third thing the function did; `3.0.2` the second in the first branch of it."""
     kind: str
-    """`step`, `sleep`, `call`, `ask`, `now`, `uuid` or `random`."""
+    """`step`, `sleep`, `call`, `calls`, `arrived`, `ask`, `now`, `uuid` or `random`."""
     name: str
     done: bool = True
     """False for a step that waits for its next try, and for what has no outcome yet."""
     value: str | None = None
     """JSON text."""
     error: str | None = None
-    """JSON text of a `StepFailed`, when it failed for good."""
+    """JSON text of a `StepFailed`, when it failed for good, or of why the engine refused to do it."""
     tries: int = 0
     due: datetime | None = None
-    """End of a sleep, next try of a step, last moment for an answer."""
+    """End of a sleep, next try of a step, last moment for an answer; of `calls` and `arrived` when they were."""
     child_id: str | None = None
     version: str | None = None
     """Of the tool whose code wrote it."""

@@ -25,6 +25,8 @@ _DOES = {
     "step": "ran the step {}",
     "sleep": "slept ({})",
     "call": "called the tool {}",
+    "calls": "called tools to take what they give as it comes (number of calls: {})",
+    "arrived": "took what tools had given by then",
     "ask": "asked (question {})",
     "now": "took the time",
     "uuid": "made a UUID",
@@ -57,9 +59,10 @@ class History:
         self._entries = dict(entries)
         self._tool = tool
         self._version = version
-        self._visited: set[str] = set()
-        self._first_under: dict[str, str] = {}
-        """For each gather, a place within one of its branches."""
+        self._left = set(self._entries)
+        """Places that this attempt has not come to yet."""
+        self._widest: dict[str, tuple[int, str]] = {}
+        """For each gather the highest number of a branch that did something, and a place within that."""
         self._last: dict[str, int] = {}
         """For each lane, the last position that was used in it."""
         for path in self._entries:
@@ -71,13 +74,12 @@ class History:
         if entry is not None:
             if (entry.kind, entry.name) != (kind, name):
                 raise self._mismatch(path, _deed(entry.kind, entry.name), entry, _deed(kind, name))
-            self._visited.add(path)
+            self._left.discard(path)
             return entry
-        if path in self._first_under:
-            raise self._mismatch(
-                path, "ran branches side by side", self._entries[self._first_under[path]], _deed(kind, name)
-            )
-        if self._last.get(lane_of(path), 0) > _position(path):
+        if path in self._widest:
+            within = self._entries[self._widest[path][1]]
+            raise self._mismatch(path, "ran branches side by side", within, _deed(kind, name))
+        if self._followed(path):
             raise self._mismatch(path, "did nothing that was recorded", None, _deed(kind, name))
         return None
 
@@ -87,39 +89,45 @@ class History:
         now = f"ran {branches} branches side by side"
         if entry is not None:
             raise self._mismatch(path, _deed(entry.kind, entry.name), entry, now)
-        for other in self._entries:
-            if other.startswith(f"{path}.") and int(other[len(path) + 1 :].partition(".")[0]) >= branches:
-                raise self._mismatch(path, "ran more of them", self._entries[other], now)
+        number, within = self._widest.get(path, (-1, ""))
+        if number >= branches:
+            raise self._mismatch(path, "ran more of them", self._entries[within], now)
+
+    def misfit(self, entry: Entry, reason: str) -> ReplayMismatch:
+        """The error for a result that the code of today cannot take."""
+        deed = _deed(entry.kind, entry.name)
+        return self._mismatch(entry.path, deed, entry, f"{deed} with another type of result ({reason})")
 
     def note(self, entry: Entry) -> None:
         """It is recorded now."""
         self._entries[entry.path] = entry
-        self._visited.add(entry.path)
+        self._left.discard(entry.path)
         self._count(entry.path)
 
-    def check_end(self) -> None:
-        """The function has returned. Raises ReplayMismatch when the journal goes on."""
-        left = [entry for path, entry in self._entries.items() if path not in self._visited]
+    def check_end(self, now: str = "returned", lane: str = "") -> None:
+        """The function has ended, or the branch whose lane it is. Raises ReplayMismatch when the journal goes on."""
+        left = [path for path in self._left if not lane or path.startswith(f"{lane}.")]
         if left:
-            first = min(left, key=lambda entry: _sortable(entry.path))
-            raise self._mismatch(first.path, _deed(first.kind, first.name), first, "returned")
+            first = self._entries[min(left, key=_sortable)]
+            raise self._mismatch(first.path, _deed(first.kind, first.name), first, now)
 
     def loose_failures(self) -> list[str]:
         """Places of failures that nothing was done after: another attempt at the whole tries them again."""
         return [
             path
             for path, entry in self._entries.items()
-            if self._is_last(path)
+            if not self._followed(path)
             and ((entry.kind == "step" and entry.value is None) or (entry.kind == "call" and _failed(entry)))
         ]
 
-    def _is_last(self, path: str) -> bool:
+    def _followed(self, path: str) -> bool:
+        """Something was recorded after this place, in its lane or in one around: what is not there was never done."""
         while path:
             lane = lane_of(path)
-            if self._last[lane] > _position(path):
-                return False
+            if self._last.get(lane, 0) > _position(path):
+                return True
             path = lane_of(lane)
-        return True
+        return False
 
     def _count(self, path: str) -> None:
         inner = path
@@ -129,7 +137,9 @@ class History:
             if not lane:
                 return
             inner = lane_of(lane)
-            self._first_under.setdefault(inner, path)
+            number = _position(lane)
+            if number > self._widest.get(inner, (-1, ""))[0]:
+                self._widest[inner] = (number, path)
 
     def _mismatch(self, path: str, before: str, entry: Entry | None, now: str) -> ReplayMismatch:
         place = f"place {path} of {self._tool}; its code is {_of(self._version)} now"
@@ -143,6 +153,8 @@ def _of(version: str | None) -> str:
 
 
 def _failed(entry: Entry) -> bool:
+    if entry.error is not None:  # refused
+        return True
     return entry.child is not None and (entry.child.is_error or entry.child.status in {"failed", "cancelled"})
 
 

@@ -13,8 +13,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
-from pydantic_core import PydanticSerializationError
 
+from taskengine.calls import REFUSALS
 from taskengine.content import clean_text
 from taskengine.durations import DurationLike, describe, parse_duration
 from taskengine.errors import (
@@ -26,12 +26,13 @@ from taskengine.errors import (
     ToolError,
 )
 
-__all__ = ["Codec", "Retries", "dump_failure", "load_failure", "parse_delay"]
+__all__ = ["Codec", "Retries", "dump_failure", "dump_refusal", "load_failure", "parse_delay", "worth_retrying"]
 
 LONGEST_BACKOFF = timedelta(hours=1)
 MAX_MESSAGE = 2_000
 _DELIBERATE = (ToolError, ProtocolError, EngineError)
 """What a function raises on purpose, or the engine for a mistake in the code: another try would bring the same."""
+_REFUSED: dict[str, type[EngineError]] = {**REFUSALS, ResultError.__name__: ResultError}
 _CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings")
 
 
@@ -88,7 +89,7 @@ def worth_retrying(error: BaseException) -> bool:
     return isinstance(error, Exception) and (not isinstance(error, _DELIBERATE) or isinstance(error, StepFailed))
 
 
-def dump_failure(error: Exception, tries: int) -> str:
+def dump_failure(error: BaseException, tries: int) -> str:
     """The JSON by which a later attempt raises what this one did."""
     facts: dict[str, Any] = {"tries": tries, "error": type(error).__name__, "message": message_of(error)}
     if isinstance(error, ProtocolError):
@@ -101,8 +102,15 @@ def dump_failure(error: Exception, tries: int) -> str:
         return json.dumps({**facts, "data": None})
 
 
+def dump_refusal(error: EngineError) -> str:
+    """The same for what the engine refused, and did not do."""
+    return json.dumps({"refused": type(error).__name__, "message": str(error)})
+
+
 def load_failure(step: str, text: str) -> Exception:
     facts = json.loads(text)
+    if "refused" in facts:
+        return _REFUSED[facts["refused"]](facts["message"])
     if "code" in facts:
         return ProtocolError(facts["code"], facts["message"], facts["data"])
     if facts.get("deliberate"):
@@ -137,7 +145,10 @@ class Codec:
     def dump(self, value: Any) -> str:
         """Raises ResultError, naming the type of what cannot be kept."""
         if self._adapter is None:
-            stranger = _stranger(value)
+            try:
+                stranger = _stranger(value)
+            except RecursionError:
+                stranger = "a value that is nested without an end"
             if stranger is not None:
                 raise ResultError(
                     f"The step {self._step!r} returned {stranger}, and its function has no return annotation to read "
@@ -148,7 +159,7 @@ class Codec:
             try:
                 text = self._adapter.dump_json(value, by_alias=True, warnings="error").decode()
                 self._adapter.validate_json(text)
-            except (PydanticSerializationError, ValidationError, ValueError, TypeError, RecursionError) as error:
+            except Exception as error:  # a validator of the model's may raise anything
                 raise ResultError(
                     f"The step {self._step!r} returned a value of type {type(value).__name__} that cannot be kept as "
                     f"JSON and read back as its function declares: {_first_line(error)}"
@@ -166,11 +177,8 @@ class Codec:
             return json.loads(text)
         try:
             return self._adapter.validate_json(text)
-        except ValidationError as error:
-            raise ResultError(
-                f"What the step {self._step!r} gave in an earlier attempt is not what its function declares now: "
-                f"{_first_line(error)}"
-            ) from None
+        except Exception as error:
+            raise ResultError(_first_line(error)) from None
 
 
 class _NoSchema(Exception):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
+from taskengine.arrivals import Arrivals, CallOutcome
 from taskengine.calls import ToolResult
 from taskengine.clientlog import SyncLog
 from taskengine.colours import SyncColour, drive
@@ -171,6 +172,11 @@ class SyncContext(ContextBase):
         Give functions, such as `lambda: ctx.call_tool("shrink", {"page": 1})`.
         """
         return drive(self._needs_task("gather").gather(branches, return_exceptions=return_exceptions))  # type: ignore[no-any-return]
+
+    def as_completed(self, calls: Sequence[tuple[str, Mapping[str, Any] | None]]) -> Iterator[CallOutcome]:
+        """As `Context.as_completed`, for a plain `for`."""
+        arrivals = Arrivals(self._needs_task("as_completed"), calls)
+        return iter(lambda: drive(arrivals.next()), None)
 
     def now(self) -> datetime:
         """As `Context.now`."""

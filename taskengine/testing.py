@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from pydantic_core import to_jsonable_python
 
 from taskengine.calling import Outcome, call_async, call_sync, outcome_of_message
+from taskengine.calls import DEEPEST, too_deep
 from taskengine.colours import drive
 from taskengine.content import encode_json
 from taskengine.durations import DurationLike
@@ -92,6 +93,8 @@ class Run:
     _wait: Wait | None = field(default=None, repr=False)
     _answers: Answers = field(default_factory=dict, repr=False)
     _failures: int = 0
+    _depth: int = 0
+    """How many calls it stands below."""
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -421,7 +424,10 @@ class _TestJournal:
                 f'{entry.name} has task="forbidden" and makes no task to wait for: call its function in a step'
             )
         tool.check_arguments(arguments)
+        if run._depth == DEEPEST:  # noqa: SLF001
+            raise too_deep(entry.name)
         child = Run(tool, arguments, run.capabilities, now=run.now, engine=run.engine)
+        child._depth = run._depth + 1  # noqa: SLF001
         child.show_exceptions, child.max_result_bytes = run.show_exceptions, run.max_result_bytes
         assert entry.child_id is not None
         run.calls.append(child)

@@ -18,13 +18,15 @@ from typing import TypeVar
 
 from taskengine.errors import TaskCancelled
 
-__all__ = ["in_thread"]
+__all__ = ["Inside", "in_thread"]
 
 T = TypeVar("T")
 
 
-async def in_thread(function: Callable[[], T], room: asyncio.Semaphore | None = None) -> T:
-    """What `function` returns or raises; it begins when there is `room`.
+async def in_thread(
+    function: Callable[[], T], room: asyncio.Semaphore | None = None, begins: Callable[[], None] | None = None
+) -> T:
+    """What `function` returns or raises; it begins when there is `room`, and then `begins` is called.
 
     When the caller gives up, TaskCancelled is raised in the thread, which ends by itself, and never holds up the end of
     the process.
@@ -33,7 +35,9 @@ async def in_thread(function: Callable[[], T], room: asyncio.Semaphore | None = 
     outcome: asyncio.Future[T] = loop.create_future()
     if room is not None:
         await room.acquire()
-    inside = _Inside()
+    if begins is not None:
+        begins()
+    inside = Inside()
 
     def settle(settled: Callable[[], None]) -> None:
         if room is not None:
@@ -44,6 +48,10 @@ async def in_thread(function: Callable[[], T], room: asyncio.Semaphore | None = 
     def run() -> None:
         try:
             settled = partial(outcome.set_result, inside.run(function))
+        except StopIteration as error:  # no future takes it
+            wrapped = RuntimeError("the function raised StopIteration")
+            wrapped.__cause__ = error
+            settled = partial(outcome.set_exception, wrapped)
         except BaseException as error:  # signals of the engine pass through threads as well
             settled = partial(outcome.set_exception, error)
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -57,7 +65,7 @@ async def in_thread(function: Callable[[], T], room: asyncio.Semaphore | None = 
         raise
 
 
-class _Inside:
+class Inside:
     """Whether a thread is within the function, and so may be interrupted: once, and nowhere else."""
 
     def __init__(self) -> None:

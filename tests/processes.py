@@ -27,10 +27,10 @@ READY = "taskengine ready"
 """What `serve` and `worker` log once they do their work."""
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """The variables that give another process these settings, beside everything it needs of ours."""
+def environment(settings: Settings, root: Path = ROOT) -> dict[str, str]:
+    """The variables that give another process these settings and the code of `root`, beside all it needs of ours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     own = {f"{PREFIX}{name.upper()}": _text(getattr(settings, name)) for name in sorted(settings.model_fields_set)}
     # Where bytecode is not written, each of hundreds of starts would compile the engine anew.
     python = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": ""}
@@ -45,11 +45,15 @@ def free_port() -> int:
 
 
 class Processes:
-    """The processes of one test. `target` is a path (`tests/apps/app.py:engine`) or a module."""
+    """The processes of one test. `target` is a path (`tests/apps/app.py:engine`) or a module.
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    `root` is the checkout that they run, if it is not this one.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, root: Path = ROOT) -> None:
         self.settings = settings
         self.folder = folder
+        self.root = root
         self.children: list[Child] = []
 
     def command(self, *arguments: str, **overrides: Any) -> Child:
@@ -61,8 +65,8 @@ class Processes:
             f"{arguments[0]}-{len(self.children)}",
             [sys.executable, "-m", "taskengine", *arguments],
             self.folder / f"{arguments[0]}-{len(self.children)}.log",
-            env=environment(settings),
-            cwd=ROOT,
+            env=environment(settings, self.root),
+            cwd=self.root,
         )
         self.children.append(child)
         child.start()

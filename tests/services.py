@@ -90,6 +90,8 @@ _INVARIANTS = {
     "a task that waits for nothing": """
         SELECT id FROM tasks t WHERE phase = 'waiting' AND wake_at IS NULL AND wake_open IS NULL
         AND NOT EXISTS (SELECT 1 FROM inputs i WHERE i.task_id = t.id AND i.response IS NULL)""",
+    "a task that does not wait and yet has what it waits for": """
+        SELECT id FROM tasks WHERE phase <> 'waiting' AND (wake_at IS NOT NULL OR wake_open IS NOT NULL)""",
     "a task that goes on with a question open": """
         SELECT DISTINCT t.id FROM tasks t JOIN inputs i ON i.task_id = t.id
         WHERE t.phase IN ('queued', 'running') AND i.response IS NULL

@@ -52,8 +52,7 @@ def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
 
 
 def test_the_tests_that_hold_the_guarantees_exist() -> None:
-    pages = ("concepts.md", "durability.md")
-    named = {name for page in pages for name in re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text())}
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
     code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     there = set(re.findall(r"def (test_\w+)", code))
     assert named
@@ -85,7 +84,7 @@ async def test_the_tool_on_the_first_screen_runs(tmp_path: Path) -> None:
 async def test_the_examples_of_durability_run_and_so_do_their_tests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order, pages, tests = blocks(ROOT / "docs" / "durability.md", "python")
+    order, pages, prices, tests = blocks(ROOT / "docs" / "durability.md", "python")
     monkeypatch.setitem(sys.modules, "app", None)  # taken away again afterwards
     module_of(order, tmp_path, "app")
     module = module_of(tests, tmp_path, "durability_test")
@@ -95,6 +94,8 @@ async def test_the_examples_of_durability_run_and_so_do_their_tests(
     run = await call(digest, "digest", {"pages": 3})
     assert run.text == "page page page"
     assert len(run.calls) == 3
+    run = await call(module_of(prices, tmp_path, "durability_prices").engine, "cheapest", {"shops": 20})
+    assert run.text == "100, and 0 gave no price"
 
 
 async def test_the_quickstart_runs_and_so_does_its_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

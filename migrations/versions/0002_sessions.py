@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from taskengine.store.migrate import build_index
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -26,19 +28,22 @@ def upgrade() -> None:
         ),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False, comment="its id is not valid after this"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sessions")),
+        if_not_exists=True,
     )
-    op.create_index(op.f("ix_sessions_expires_at"), "sessions", ["expires_at"], unique=False)
+    op.create_index(op.f("ix_sessions_expires_at"), "sessions", ["expires_at"], unique=False, if_not_exists=True)
     op.create_table(
         "letters",
         sa.Column("id", sa.Text(), nullable=False, comment="the request of ours that this answers"),
         sa.Column("body", sa.Text(), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_letters")),
+        if_not_exists=True,
     )
-    op.create_index(op.f("ix_letters_expires_at"), "letters", ["expires_at"], unique=False)
+    op.create_index(op.f("ix_letters_expires_at"), "letters", ["expires_at"], unique=False, if_not_exists=True)
     op.add_column(
         "tasks",
         sa.Column("session", sa.Text(), nullable=True, comment="the 2025-11-25 session that is told of changes"),
+        if_not_exists=True,
     )
     op.add_column(
         "tasks",
@@ -48,25 +53,12 @@ def upgrade() -> None:
             nullable=True,
             comment="of the creating call, as JSON; it holds to the end (L-PROG-08)",
         ),
+        if_not_exists=True,
     )
     op.add_column(
         "tasks",
         sa.Column("dedupe", sa.Text(), nullable=True, comment="digest of a call that is joined while it runs"),
-    )
-    op.create_index(
-        "ix_tasks_dedupe",
-        "tasks",
-        ["owner", "dedupe"],
-        unique=True,
-        postgresql_where=sa.text("dedupe IS NOT NULL AND phase <> 'done'"),
-    )
-    op.create_index("ix_tasks_owner", "tasks", ["owner", "created_at", "id"], unique=False)
-    op.create_index(
-        "ix_tasks_session",
-        "tasks",
-        ["session"],
-        unique=False,
-        postgresql_where=sa.text("session IS NOT NULL"),
+        if_not_exists=True,
     )
     op.add_column(
         "inputs",
@@ -76,6 +68,7 @@ def upgrade() -> None:
             nullable=True,
             comment="the one stream of 2025-11-25 that has put it to its client (A-26)",
         ),
+        if_not_exists=True,
     )
     op.add_column(
         "inputs",
@@ -85,7 +78,17 @@ def upgrade() -> None:
             nullable=True,
             comment="unless that stream renews it, another may offer it then",
         ),
+        if_not_exists=True,
     )
+    build_index(
+        "ix_tasks_dedupe",
+        "tasks",
+        ["owner", "dedupe"],
+        unique=True,
+        postgresql_where=sa.text("dedupe IS NOT NULL AND phase <> 'done'"),
+    )
+    build_index("ix_tasks_owner", "tasks", ["owner", "created_at", "id"])
+    build_index("ix_tasks_session", "tasks", ["session"], postgresql_where=sa.text("session IS NOT NULL"))
 
 
 def downgrade() -> None:

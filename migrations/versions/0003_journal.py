@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from taskengine.store.migrate import build_index, unlocked
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -43,6 +45,7 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_journal_task_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("task_id", "path", name=op.f("pk_journal")),
+        if_not_exists=True,
     )
     for column in (
         sa.Column(
@@ -71,21 +74,23 @@ def upgrade() -> None:
             comment="attempts that failed and are tried again",
         ),
     ):
-        op.add_column("tasks", column)
-    _set_states(_AFTER)
-    op.create_index(
+        op.add_column("tasks", column, if_not_exists=True)
+    _set_states(_AFTER, postgresql_not_valid=True)
+    with unlocked():
+        op.execute("ALTER TABLE tasks VALIDATE CONSTRAINT ck_tasks_legal_state")
+    build_index(
         "ix_tasks_wake",
         "tasks",
         ["wake_at"],
         postgresql_where=sa.text("phase = 'waiting' AND wake_at IS NOT NULL"),
     )
-    op.create_index(
+    build_index(
         "ix_tasks_parents",
         "tasks",
         ["id"],
         postgresql_where=sa.text("phase = 'waiting' AND wake_open IS NOT NULL"),
     )
-    op.create_index(
+    build_index(
         "ix_tasks_children",
         "tasks",
         ["parent"],
@@ -105,6 +110,6 @@ def downgrade() -> None:
     op.drop_table("journal")
 
 
-def _set_states(states: str) -> None:
+def _set_states(states: str, **options: bool) -> None:
     op.drop_constraint(op.f("ck_tasks_legal_state"), "tasks", type_="check")
-    op.create_check_constraint(op.f("ck_tasks_legal_state"), "tasks", states)
+    op.create_check_constraint(op.f("ck_tasks_legal_state"), "tasks", states, **options)

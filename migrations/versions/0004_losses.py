@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from taskengine.store.migrate import build_index, unlocked
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -26,6 +28,7 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_losses_task_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("task_id", "attempt", name=op.f("pk_losses")),
+        if_not_exists=True,
     )
     op.add_column(
         "tasks",
@@ -35,6 +38,7 @@ def upgrade() -> None:
             nullable=True,
             comment="the worker that stops the run of a cancelled task and cleans up after it",
         ),
+        if_not_exists=True,
     )
     op.add_column(
         "tasks",
@@ -44,14 +48,15 @@ def upgrade() -> None:
             nullable=True,
             comment="when that was over; the status message says so",
         ),
+        if_not_exists=True,
     )
     # What was cancelled before is not to be cleaned up after, however late `on_cancel` is declared.
-    op.execute("UPDATE tasks SET stopped_at = ended_at WHERE status = 'cancelled'")
-    op.create_index(
+    with unlocked():
+        op.execute("UPDATE tasks SET stopped_at = ended_at WHERE status = 'cancelled' AND stopped_at IS NULL")
+    build_index(
         "ix_tasks_stopping",
         "tasks",
         ["tool"],
-        unique=False,
         postgresql_where=sa.text("status = 'cancelled' AND stopped_at IS NULL AND attempt > 0"),
     )
 

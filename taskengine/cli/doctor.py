@@ -54,7 +54,8 @@ async def _database(settings: Settings) -> bool:
             found = "no schema" if revision is None else f"schema {revision}"
             bad(f"schema: the database has {found}, this version needs {migrate.head()}: run `taskengine migrate`")
             return False
-        good(f"schema {revision}")
+        newer = "" if revision == migrate.head() else f", newer than this version's {migrate.head()}"
+        good(f"schema {revision}{newer}")
         _workers(await store.workers.alive())
     except StoreUnavailable as error:
         bad(f"database {name}: {error.reason}: start it, or set TASKENGINE_DATABASE_URL")

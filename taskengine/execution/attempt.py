@@ -91,6 +91,7 @@ class Attempt(TaskPort):
             await self._tell_relatives(ended)
         except ClaimLost as lost:
             logger.info("%s: dropped", lost)
+            self.unheld = True
             await self._after_cancel()
         except GivenUp:
             logger.warning("%s: fenced before its end could be stored", self)
@@ -101,9 +102,8 @@ class Attempt(TaskPort):
     async def _after_cancel(self) -> None:
         """Nothing of the attempt is to be stored: if that is because its task was cancelled, say how it ended."""
         fenced = self._stop.done() and self._stop.result() is Stop.FENCED
-        if not fenced and (self.cancelled or self._tool.on_cancel is not None):
-            claim = self.claim
-            await self._cleanups.after_stop(self._tool, claim.task_id, claim.attempt, claim.arguments, self._how)
+        if not fenced and (self.cancelled or self.unheld or self._tool.on_cancel is not None):
+            await self._cleanups.after_stop(self._tool, self.claim, self._how)
 
     async def _hand_back(self, error: Exception) -> None:
         """Count the attempt as lost, so that neither a passing fault nor a lasting one leaves the task hanging."""
@@ -147,7 +147,10 @@ class Attempt(TaskPort):
                 return AttemptReleased
         try:
             outcome = job.result()
-        except (Suspended, ClaimLost):
+        except Suspended:
+            return None
+        except ClaimLost:
+            self.unheld = True
             return None
         except (AttemptReleased, TaskCancelled, StoreUnavailable):
             return AttemptReleased

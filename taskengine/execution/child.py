@@ -25,13 +25,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from taskengine.calling import call_sync
+from taskengine.calls import REFUSALS
 from taskengine.cleanup import clean_up_sync
 from taskengine.errors import (
     AttemptLost,
     AttemptReleased,
-    DeclarationError,
-    EngineError,
-    InvalidArguments,
     ProtocolError,
     Signal,
     Suspended,
@@ -48,7 +46,6 @@ __all__ = ["main"]
 SIGNALS: dict[str, type[Signal]] = {
     each.__name__: each for each in (Suspended, AttemptReleased, AttemptLost, TaskCancelled)
 }
-REFUSALS: dict[str, type[EngineError]] = {each.__name__: each for each in (DeclarationError, InvalidArguments)}
 _PR_SET_PDEATHSIG = 1
 
 

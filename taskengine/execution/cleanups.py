@@ -17,6 +17,7 @@ from taskengine.cleanup import clean_up_async
 from taskengine.durations import describe
 from taskengine.errors import StoreUnavailable
 from taskengine.execution.processes import ProcessDied, ToolProcesses
+from taskengine.records import Claim
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.tool import Tool
@@ -39,16 +40,16 @@ class Cleanups:
         # Twice what the stop and the cleanup may take, and some more: later than that, nobody is at it.
         self._patience_s = 2 * (settings.cancel_grace + settings.cleanup_limit).total_seconds() + 60
 
-    async def after_stop(self, tool: Tool, task_id: str, attempt: int, arguments: Mapping[str, Any], how: str) -> None:
+    async def after_stop(self, tool: Tool, claim: Claim, how: str) -> None:
         """The attempt is over. If that was because its task was cancelled, clean up and say so. Raises nothing.
 
         `how` is what happened to the tool, for the task's message.
         """
-        stopped = time.monotonic()
+        stopped, task_id, attempt = time.monotonic(), claim.task_id, claim.attempt
         try:
-            if not await _patiently(lambda: self._store.stops.is_open(task_id, attempt)):
+            if not await _patiently(lambda: self._store.stops.begin(task_id, attempt, claim.worker_id)):
                 return
-            then = await self._clean_up(tool, task_id, attempt, arguments)
+            then = await self._clean_up(tool, task_id, attempt, claim.arguments)
             since_s = time.monotonic() - stopped
             await _patiently(
                 lambda: self._store.stops.note(task_id, attempt, how, f", {then}" if then else "", since_s)

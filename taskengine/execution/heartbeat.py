@@ -44,8 +44,8 @@ class Heart(Protocol):
 
     def busy_with(self) -> str: ...
 
-    def taken_away(self, attempts: frozenset[tuple[str, int]]) -> None:
-        """The store no longer gives these to this worker."""
+    def taken_away(self, attempts: frozenset[tuple[str, int]], looked: float) -> None:
+        """The store no longer gives these to this worker, by a look that began at `looked` (monotonic)."""
 
     def fence(self) -> None:
         """The lease is over, or nearly: stop everything that runs."""
@@ -165,10 +165,10 @@ class Heartbeat:
         is held by this worker and run by nobody: when that stays so although the main loop runs, which may only have
         been kept from taking the answer, it is handed back.
         """
-        ours = self._heart.running()
+        looked, ours = time.monotonic(), self._heart.running()
         held = await store.attempts.held_by(self.worker_id)
         if ours - held:
-            self._heart.taken_away(ours - held)
+            self._heart.taken_away(ours - held, looked)
         now = time.monotonic()
         self._strays = {stray: self._strays.get(stray, now) for stray in held - self._heart.running() - ours}
         for (task_id, attempt), seen_at in self._strays.items():

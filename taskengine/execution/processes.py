@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from taskengine.calling import Outcome
+from taskengine.calls import REFUSALS
 from taskengine.errors import EngineError, ProtocolError, Signal
-from taskengine.execution.child import REFUSALS, SIGNALS
+from taskengine.execution.child import SIGNALS
 from taskengine.execution.frames import ANSWERS, ENTRIES, ENTRY, JOURNAL, WAIT, pack, read_frame
 from taskengine.execution.spawned import Spawned
 from taskengine.losses import Loss

@@ -195,11 +195,11 @@ class Runner:
             ", ".join(sorted({claim.tool for claim in (each.claim for each in list(self._attempts.values()))})) or "-"
         )
 
-    def taken_away(self, attempts: frozenset[tuple[str, int]]) -> None:
-        self.call_soon(lambda: self._stop(attempts, Stop.CANCELLED))
+    def taken_away(self, attempts: frozenset[tuple[str, int]], looked: float) -> None:
+        self.call_soon(lambda: self._missed(attempts, looked))
 
     def fence(self) -> None:
-        self.call_soon(lambda: self._stop(self.running(), Stop.FENCED))
+        self.call_soon(self._stop_all)
 
     def call_soon(self, call: Callable[[], None]) -> None:
         try:
@@ -207,7 +207,12 @@ class Runner:
         except RuntimeError:
             logger.debug("the main loop is closed")
 
-    def _stop(self, attempts: frozenset[tuple[str, int]], reason: Stop) -> None:
+    def _missed(self, attempts: frozenset[tuple[str, int]], looked: float) -> None:
         for key in attempts:
             if key in self._attempts:
-                self._attempts[key].stop(reason)
+                self._attempts[key].missed(looked)
+
+    def _stop_all(self) -> None:
+        # Also those that linger: they would take back what was theirs under a name that is no longer renewed.
+        for attempt in self._attempts.values():
+            attempt.stop(Stop.FENCED)

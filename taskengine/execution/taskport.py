@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from taskengine.calling import Outcome
+from taskengine.calls import DEEPEST, too_deep
 from taskengine.durations import milliseconds
 from taskengine.errors import (
     AttemptReleased,
@@ -47,6 +48,8 @@ logger = logging.getLogger("taskengine.execution")
 
 _T = TypeVar("_T")
 RETRY_S = (0.2, 0.5, 1.0, 2.0)
+UNWINDS_WITHIN_S = 5.0
+"""How long the function of an attempt that has ended to wait may take over its `finally` blocks."""
 LINGER_LOOK_S = 0.1
 """How often an attempt that lingers looks whether its slot is needed."""
 
@@ -87,6 +90,12 @@ class TaskPort:
         self.draining = False
         self.parked = False
         """The store has it as waiting, and nobody as its holder, while it lingers for what it waits for."""
+        self._parking = False
+        """It may be so already: the write is on its way."""
+        self.unheld = False
+        """It ran while the store did not have it as held, or was refused a write: a cancel may not have been told."""
+        self._blank_until = 0.0
+        """What the store said before this time (monotonic) of who holds the task proves nothing."""
         self.stray: asyncio.Task[Outcome] | None = None
         """The run of an async tool that did not end when it was told to."""
         self._find = find
@@ -94,6 +103,7 @@ class TaskPort:
         self._recorder = Recorder(self._record)
         self._alive = {entry.child_id for entry in claim.journal.values() if _lives(entry)}
         """The tasks it called that had not ended when the journal was read."""
+        self._above: int | None = None
         self._began = time.monotonic()
         self._paused_at = 0.0
         self._paused_s = 0.0
@@ -109,6 +119,15 @@ class TaskPort:
         """End the attempt from outside. The first reason counts."""
         if not self._stop.done():
             self._stop.set_result(reason)
+
+    def missed(self, looked: float) -> None:
+        """The store did not have it as held here, in a look that began at `looked` (monotonic): it is stopped.
+
+        Unless it parked or lingered since, which looks the same from there. If it was taken away as well, it finds
+        that out when it writes, or the next look does.
+        """
+        if not self._parking and not self.parked and self._blank_until <= looked:
+            self.stop(Stop.CANCELLED)
 
     @property
     def cancelled(self) -> bool:
@@ -165,11 +184,21 @@ class TaskPort:
                 f'{entry.name} has task="forbidden" and makes no task to wait for: call its function in a step'
             )
         tool.check_arguments(arguments)
+        if await self._depth() >= DEEPEST:
+            raise too_deep(entry.name)
         assert entry.child_id is not None
         child = self._child_of(tool, entry.child_id, arguments)
         await self._or_over(lambda: self._recorder.record(entry, child))
         self._alive.add(child.id)
         return replace(entry, child=ChildState(child.id, tool.name, Status.WORKING))
+
+    async def _depth(self) -> int:
+        """How many tasks stand above this one, by their calls."""
+        if self._above is None:
+            self._above = 0
+            if self.claim.parent is not None:
+                self._above = await self._persistently(lambda: self._store.children.depth(self.claim.task_id, DEEPEST))
+        return self._above
 
     def _child_of(self, tool: Tool, child_id: str, arguments: Mapping[str, Any]) -> NewTask:
         return NewTask(
@@ -190,23 +219,29 @@ class TaskPort:
         linger_s = self._settings.linger.total_seconds() if linger and self._may_linger() else 0.0
         if self.draining:
             linger_s = 0.0
-        doorbell = await self._or_over(
-            lambda: self._persistently(
-                lambda: self._store.waits.park(
-                    self.claim,
-                    message=wait.message,
-                    entries=entries,
-                    questions=wait.questions,
-                    wake_at=wait.due,
-                    wake_open=None if wait.children is None else max(0, len(self._alive) - wait.children),
-                    linger_s=linger_s,
+        self._parking = True
+        try:
+            doorbell = await self._or_over(
+                lambda: self._persistently(
+                    lambda: self._store.waits.park(
+                        self.claim,
+                        message=wait.message,
+                        entries=entries,
+                        questions=wait.questions,
+                        wake_at=wait.due,
+                        wake_open=None if wait.children is None else max(0, len(self._alive) - wait.children),
+                        linger_s=linger_s,
+                    )
                 )
             )
-        )
-        if wait.questions and self.claim.parent is not None:
-            await self._wake(self.claim.parent)
-        if linger_s and await self._linger(linger_s, ready=doorbell is not None):
-            return
+            # From here on it has ended, or it lingers; it is left to unwind, and a tool that does not is stopped later.
+            self._blank_until = time.monotonic() + UNWINDS_WITHIN_S
+            if wait.questions and self.claim.parent is not None:
+                await self._wake(self.claim.parent)
+            if linger_s and await self._linger(linger_s, ready=doorbell is not None):
+                return
+        finally:
+            self._parking = False
         if doorbell is not None:
             self._ring(doorbell)
         raise Suspended
@@ -240,6 +275,7 @@ class TaskPort:
         try:
             return await write()
         except ClaimLost as lost:
+            self.unheld = True
             raise Suspended from lost
 
     async def _linger(self, seconds: float, *, ready: bool) -> bool:
@@ -255,6 +291,8 @@ class TaskPort:
                     if left <= 0 or self.draining or self._stop.done() or not self._may_linger():
                         return False
                     ready = bool(await watch.next(min(left, LINGER_LOOK_S)))
+                    if ready and await self._cancelled_meanwhile():
+                        self.stop(Stop.CANCELLED)
         finally:
             self._go_on()
 
@@ -264,7 +302,9 @@ class TaskPort:
             ran_ms = await waits.take_back(self.claim)
             if ran_ms is None:
                 return False
-            self.parked = False  # held again, by the store's word, while the journal is being read
+            # Held again, by the store's word, while the journal is being read.
+            self.parked = self.unheld = False
+            self._blank_until = time.monotonic()
             self.answers = await waits.answers(self.claim.task_id)
             self.journal = await self._store.journal.load(self.claim.task_id)
         except StoreUnavailable as error:  # held here and run by nobody, perhaps: the heartbeat finds it
@@ -274,11 +314,20 @@ class TaskPort:
         self._reports = Reports(self._store, self.claim)
         return True
 
+    async def _cancelled_meanwhile(self) -> bool:
+        claim = self.claim
+        try:
+            return await self._store.stops.begin(claim.task_id, claim.attempt, claim.worker_id)
+        except StoreUnavailable:
+            return False
+
     def _pause(self) -> None:
-        self.parked = True
+        self.parked = self.unheld = True
         self._paused_at = time.monotonic()
 
     def _go_on(self) -> None:
+        if self.parked:
+            self._blank_until = time.monotonic() + UNWINDS_WITHIN_S
         self.parked = False
         self._paused_s += time.monotonic() - self._paused_at
 

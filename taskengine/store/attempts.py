@@ -50,14 +50,17 @@ def _state(event: Event) -> dict[str, Any]:
     return {"status": status, "phase": phase}
 
 
+def _free() -> ColumnElement[bool]:
+    """The attempt that has just asked is not there any more: otherwise it may go on by itself."""
+    return or_(tasks.c.kept_until.is_(None), tasks.c.kept_until < func.clock_timestamp())
+
+
 def _claiming(which: ColumnElement[bool]) -> Executable:
     return (
         update(tasks)
-        .where(which, tasks.c.phase.in_(sources(Event.CLAIM)))
+        .where(which, tasks.c.phase.in_(sources(Event.CLAIM)), _free())
         # A worker that was declared dead and has not heard of it yet must take nothing new.
         .where(exists().where(workers.c.id == bindparam("holder")))
-        # The attempt that has just asked may still be there, and go on by itself.
-        .where(or_(tasks.c.kept_until.is_(None), tasks.c.kept_until < func.clock_timestamp()))
         .values(
             **_state(Event.CLAIM),
             wake_at=None,
@@ -105,7 +108,7 @@ _CLAIM_NAMED = _claiming(and_(tasks.c.id == bindparam("named"), tasks.c.attempt 
 _QUEUES = func.unnest(bindparam("queues", type_=ARRAY(Text))).table_valued("route", name="queues").render_derived()
 _FIRST = (
     select(tasks.c.id, tasks.c.created_at)
-    .where(tasks.c.queue == _QUEUES.c.route, tasks.c.phase.in_(sources(Event.CLAIM)))
+    .where(tasks.c.queue == _QUEUES.c.route, tasks.c.phase.in_(sources(Event.CLAIM)), _free())
     .where(or_(bindparam("tools", type_=ARRAY(Text)).is_(None), tasks.c.tool == any_(bindparam("tools"))))
     .order_by(tasks.c.created_at)
     .limit(1)

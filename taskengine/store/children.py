@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy import ColumnElement, exists, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskengine.lifecycle import Event, Phase, sources
@@ -25,6 +25,15 @@ def parent_alive() -> ColumnElement[bool]:
 class Children:
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def depth(self, task_id: str, most: int) -> int:
+        """How many tasks stand above this one: what called it, what called that, and so on; counted up to `most`."""
+        above = select(tasks.c.parent, literal(0).label("depth")).where(tasks.c.id == task_id)
+        line = above.cte("line", recursive=True)
+        line = line.union_all(
+            select(_parent.c.parent, line.c.depth + 1).where(_parent.c.id == line.c.parent, line.c.depth < most)
+        )
+        return int((await self._database.run(select(func.max(line.c.depth)))).scalar_one() or 0)
 
     async def cancel_orphans(self, parent: str | None = None) -> int:
         """Cancel live tasks whose caller has ended, of one caller or up to `BATCH` of any; how many.

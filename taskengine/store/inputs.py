@@ -69,6 +69,8 @@ class Inputs:
                 .values(
                     status=status,
                     phase=phase,
+                    wake_at=None,
+                    wake_open=None,
                     rung_at=func.now(),
                     status_message="Answered; waiting for a worker",
                     **touched(),

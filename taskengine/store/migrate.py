@@ -1,30 +1,36 @@
 """Migrations: the same Alembic scripts from a checkout (`migrations/`) and from an installed wheel.
 
 Two runs at once take turns on an advisory lock; a run that needs a table lock gives up after two seconds rather than
-hold up the traffic that runs meanwhile.
+hold up the traffic that runs meanwhile. What takes long on a large table holds no such lock (`build_index`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from alembic import command
+from alembic import command, op
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from taskengine.errors import StoreUnavailable
 from taskengine.store.database import driver_url, reason, unavailable
 
-__all__ = ["VERSION_TABLE", "downgrade", "head", "is_behind", "scripts", "sql", "upgrade"]
+__all__ = ["VERSION_TABLE", "build_index", "downgrade", "head", "is_behind", "scripts", "sql", "unlocked", "upgrade"]
 
 VERSION_TABLE = "taskengine_schema"
 _LOCK = 0x7461736B  # "task"
+LOCK_TIMEOUT = "2s"
+TURN_S = 0.2
+"""How often a run looks whether the one before it is over."""
 
 
 def scripts() -> Path:
@@ -69,6 +75,35 @@ def sql(revision: str = "head") -> str:
     return config.output_buffer.getvalue()
 
 
+def build_index(name: str, table: str, columns: Sequence[str], **options: Any) -> None:
+    """For a step of a migration: the index is there, and the table was written to meanwhile. Call it last in the step.
+
+    What the step did before is committed: all of it must bear being done again, for the build may be interrupted. One
+    that was leaves an index behind which is not valid; that is dropped. The build waits for transactions that are
+    older than it, without holding up anybody. As SQL text it is an ordinary build, for that starts with no tables.
+    """
+    if op.get_context().as_sql:
+        op.create_index(name, table, list(columns), **options)
+        return
+    with unlocked():
+        op.execute("SET lock_timeout = 0")  # nobody queues behind what it waits for
+        op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+        op.create_index(name, table, list(columns), postgresql_concurrently=True, **options)
+        op.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+
+
+@contextmanager
+def unlocked() -> Iterator[None]:
+    """For the end of a step of a migration: its alterations are committed, so a statement that reads or writes a whole
+    table in here keeps nobody waiting. All of the step must bear being done again."""
+    context = op.get_context()
+    if context.as_sql:
+        yield
+        return
+    with context.autocommit_block():
+        yield
+
+
 def _config() -> Config:
     config = Config()
     # Percent signs are Alembic's interpolation; the folder may have them.
@@ -86,15 +121,21 @@ async def _run(url: str, action: Callable[[Config], None]) -> None:
 
     try:
         async with engine.connect() as lock:
-            await lock.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+            await lock.execution_options(isolation_level="AUTOCOMMIT")
+            # It asks again and again rather than wait in the statement: who waits in one has a snapshot, the build of
+            # an index waits for that, and the two would wait for each other.
+            while not await lock.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):  # noqa: ASYNC110
+                await asyncio.sleep(TURN_S)
             async with engine.connect() as connection:
-                await connection.execute(text("SET lock_timeout = '2s'"))
+                await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
                 await connection.commit()
                 await connection.run_sync(migrate)
                 await connection.commit()
     except Exception as error:
-        if unavailable(error):
-            raise StoreUnavailable(reason(error)) from error
+        # The end of an `autocommit_block` hides what broke the connection within it.
+        hidden = error.__context__ if isinstance(error, PendingRollbackError) else None
+        if unavailable(hidden or error):
+            raise StoreUnavailable(reason(hidden or error)) from error
         raise
     finally:
         await engine.dispose()

@@ -42,6 +42,9 @@ _SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
 _OPEN = and_(tasks.c.status == Status.CANCELLED, tasks.c.stopped_at.is_(None), tasks.c.attempt > 0)
 """As the partial index `ix_tasks_stopping` has it."""
 
+NOTICED_WITHIN_S = 2.0
+"""An attempt that lingers hears of a cancel at once, and looks for itself when it has lingered to the end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
@@ -57,12 +60,19 @@ class Stops:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def is_open(self, task_id: str, attempt: int) -> bool:
-        """Whether the task was cancelled in this attempt, and nothing has been noted of its stop yet."""
-        found = await self._database.run(
-            select(tasks.c.id).where(tasks.c.id == task_id, tasks.c.attempt == attempt, _OPEN)
+    async def begin(self, task_id: str, attempt: int, worker_id: str) -> bool:
+        """Make the worker the stopper, if the task was cancelled in this attempt and nothing has been noted of it yet.
+
+        False as well when another worker has taken it up. An attempt that lingered had no holder when its task was
+        cancelled, and makes itself known by this.
+        """
+        begun = await self._database.run(
+            update(tasks)
+            .where(tasks.c.id == task_id, tasks.c.attempt == attempt, _OPEN)
+            .where(or_(tasks.c.stopper.is_(None), tasks.c.stopper == worker_id))
+            .values(stopper=worker_id)
         )
-        return found.one_or_none() is not None
+        return bool(begun.rowcount)
 
     async def note(self, task_id: str, attempt: int, how: str, then: str = "", since_s: float = 0.0) -> bool:
         """Say once how the run ended: "Cancelled; the tool stopped after 3.1 s, cleaned up". Whether it was said.
@@ -83,19 +93,22 @@ class Stops:
         )
         return bool(noted.rowcount)
 
-    async def take(self, worker_id: str, tools: Sequence[str], patience_s: float, limit: int = 10) -> list[Unfinished]:
-        """Make the worker the stopper of cancelled tasks of these tools that have none, oldest first.
+    async def take(self, worker_id: str, tools: Sequence[str], patience_s: float, limit: int = 3) -> list[Unfinished]:
+        """Make the worker the stopper of cancelled tasks of these tools that have none; what was tried last comes last.
 
         That is: nobody held the task when it was cancelled, or the one who did has died, or has not been done with it
-        `patience_s` after the cancel.
+        `patience_s` after the cancel. One whose attempt lingered is left to that until it must have noticed. Few at a
+        time, so that other workers have their share of what a dead one leaves.
         """
+        lingers = tasks.c.kept_until > func.statement_timestamp() - NOTICED_WITHIN_S * _SECOND
+        nobody = and_(tasks.c.stopper.is_(None), or_(tasks.c.kept_until.is_(None), ~lingers))
         gone = ~exists().where(workers.c.id == tasks.c.stopper)
         late = tasks.c.updated_at < func.statement_timestamp() - patience_s * _SECOND
         taken = (
             select(tasks.c.id)
             .where(_OPEN, tasks.c.tool == any_(literal(list(tools), ARRAY(Text))))
-            .where(or_(tasks.c.stopper.is_(None), gone, late))
-            .order_by(tasks.c.ended_at)
+            .where(or_(nobody, and_(tasks.c.stopper.is_not(None), gone), late))
+            .order_by(tasks.c.updated_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
             .scalar_subquery()

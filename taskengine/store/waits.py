@@ -139,7 +139,15 @@ def _resuming(which: ColumnElement[bool]) -> Select[Any]:
     resumed = (
         update(tasks)
         .where(which, tasks.c.phase.in_(sources(Event.RESUME)))
-        .values(status=status, phase=phase, rung_at=func.now(), status_message="Waiting for a worker", **touched())
+        .values(
+            status=status,
+            phase=phase,
+            wake_at=None,
+            wake_open=None,
+            rung_at=func.now(),
+            status_message="Waiting for a worker",
+            **touched(),
+        )
         .returning(tasks.c.id, tasks.c.attempt, tasks.c.queue)
         .cte("resumed")
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from taskengine import CallFailed, Context, StepFailed, SyncContext, TaskEngine, ToolError
+from taskengine import CallFailed, Context, EngineError, StepFailed, SyncContext, TaskEngine, TooDeep, ToolError
 
 engine = TaskEngine("durable")
 
@@ -207,7 +207,7 @@ def swallow_sync(ctx: SyncContext, ledger: str) -> str:
     return "went on"
 
 
-@engine.tool(quick_wait="0s", timeout="1s")
+@engine.tool(quick_wait="0s", timeout="4s")
 async def brief(ctx: Context) -> str:
     """Ask and sleep for longer than it may run."""
     await ctx.elicit("Who are you?", Name, key="name")
@@ -229,3 +229,65 @@ async def dies_between(ctx: Context, ledger: str) -> str:
     if ctx.attempt == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return f"{first}{await ctx.step('second', noted, ledger, 'second', 2)} in attempt {ctx.attempt}"
+
+
+@engine.tool(quick_wait="0s")
+async def arriving(children: int, ctx: Context, ledger: str = "", straggler: bool = False) -> str:
+    """Call a tool many times and note what comes as it comes; with `straggler`, the first call takes an hour."""
+    note(ledger, "start")
+    calls = [("sleeper", {}) if straggler and n == 0 else ("double", {"number": n}) for n in range(children)]
+    order = []
+    async for done in ctx.as_completed(calls):
+        order.append(done.index if "awake" in done.result.text else done.result.structured["result"] // 2)
+        await ctx.step("took", noted, ledger, f"took-{done.index}", 1)
+    return f"{len(order)} of {len(set(order))}, the last was {order[-1]}, in attempt {ctx.attempt}"
+
+
+@engine.tool(quick_wait="0s")
+def arriving_sync(children: int, ctx: SyncContext, ledger: str = "", straggler: bool = False) -> str:
+    """The same in a process."""
+    note(ledger, "start")
+    calls = [("sleeper", {}) if straggler and n == 0 else ("double", {"number": n}) for n in range(children)]
+    order = []
+    for done in ctx.as_completed(calls):
+        order.append(done.index if "awake" in done.result.text else done.result.structured["result"] // 2)
+        ctx.step("took", noted, ledger, f"took-{done.index}", 1)
+    return f"{len(order)} of {len(set(order))}, the last was {order[-1]}, in attempt {ctx.attempt}"
+
+
+@engine.tool(quick_wait="0s")
+def endless(ctx: SyncContext) -> str:
+    """Call itself."""
+    try:
+        return ctx.call_tool("endless").text
+    except TooDeep as error:
+        return str(error)
+
+
+@engine.tool(quick_wait="0s")
+def refused(ctx: SyncContext, ledger: str) -> str:
+    """Catch refusals, wait, and say what they were."""
+    said = []
+    for name, arguments in (("missing", {}), ("double", {"number": "x"})):
+        try:
+            ctx.call_tool(name, arguments)
+        except EngineError as error:
+            said.append(type(error).__name__)
+    note(ledger, "/".join(said))
+    ctx.elicit("Who are you?", Name, key="name")
+    return "/".join(said)
+
+
+@engine.tool(quick_wait="0s")
+def ticking(ctx: SyncContext, ledger: str) -> None:
+    """A step with a limit that it does not reach."""
+    ctx.step("tick", ticks, ledger, timeout="1h")
+
+
+def ticks(ledger: str) -> None:
+    try:
+        while True:
+            note(ledger, "tick")
+            time.sleep(0.05)
+    finally:
+        note(ledger, "ended")

@@ -20,6 +20,7 @@ from taskengine import Cancelled, Context, SyncContext, TaskEngine
 engine = TaskEngine("stopping")
 
 Block = Literal["sleep", "recv", "lock", "child", "c"]
+Wait = Literal["sleep", "recv", "child", "thread"]
 
 
 class Sure(BaseModel):
@@ -52,6 +53,40 @@ def block(how: Block, ledger: str) -> str:
             case "c":
                 ctypes.CDLL(None).sleep(600)
                 time.sleep(600)
+    except BaseException as error:
+        _note(ledger, type(error).__name__)
+        raise
+    return "done"
+
+
+@engine.tool(quick_wait="0s")
+async def wait(how: Wait, ledger: str) -> str:
+    """Wait in one await."""
+    try:
+        match how:
+            case "sleep":
+                _note(ledger, "start")
+                await asyncio.sleep(600)
+            case "recv":
+                mine, theirs = socket.socketpair()
+                with mine, theirs:
+                    mine.setblocking(False)
+                    _note(ledger, "start")
+                    await asyncio.get_running_loop().sock_recv(mine, 1)
+            case "child":
+                process = await asyncio.create_subprocess_exec("sleep", "600")
+                _note(ledger, "start")
+                try:
+                    await process.wait()
+                finally:
+                    process.kill()
+            case "thread":
+                over = threading.Event()
+                _note(ledger, "start")
+                try:
+                    await asyncio.to_thread(over.wait, 600)
+                finally:
+                    over.set()
     except BaseException as error:
         _note(ledger, type(error).__name__)
         raise
@@ -100,6 +135,13 @@ async def tidy_asks(ledger: str, ctx: Context) -> str:
     return "done"
 
 
+@engine.tool(quick_wait="0s", on_cancel=_clean)
+def tidy_asks_sync(ledger: str, ctx: SyncContext) -> str:
+    """The same in a process."""
+    ctx.elicit("Sure?", Sure, key="sure")
+    return "done"
+
+
 @engine.tool(quick_wait="0s", on_cancel=_fail)
 def messy(ledger: str) -> str:
     """Fail to clean up."""
@@ -113,6 +155,20 @@ async def endless(ledger: str) -> str:
     """Never be done with cleaning up."""
     _note(ledger, "start")
     await asyncio.sleep(600)
+    return "done"
+
+
+@engine.tool(quick_wait="0s")
+def unwinds(ledger: str) -> str:
+    """Sleep in a process, and take as long over the end as the test wants."""
+    _note(ledger, "start")
+    try:
+        time.sleep(600)
+    finally:
+        _note(ledger, "unwinding")
+        while not Path(f"{ledger}.go").exists():
+            time.sleep(0.02)
+        _note(ledger, "unwound")
     return "done"
 
 

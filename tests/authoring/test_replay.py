@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from taskengine import Context, ReplayMismatch, TaskEngine
+from taskengine import Context, ProtocolError, ReplayMismatch, TaskEngine, ToolError
 from taskengine.lifecycle import Status
 from taskengine.records import ChildState, Entry
 from taskengine.replay import History
@@ -251,6 +251,122 @@ async def test_a_wait_for_around_a_step_is_no_branch() -> None:
     engine = TaskEngine("test")
     engine.add_tool(tool, description="Test.")
     assert (await call(engine, "tool")).text == "2"
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (0, 2), (3, 2)])
+async def test_a_gather_that_was_finished_with_other_branches_is_found(before: int, after: int) -> None:
+    def code(branches: int) -> Code:
+        async def gathers(ctx: Context) -> None:
+            await ctx.gather(*(ctx.step("it", one) for _ in range(branches)))
+
+        return gathers
+
+    run = await changed(code(before), code(after))
+    assert run.status is Status.FAILED
+    assert run.error is not None
+    assert run.error["code"] == ReplayMismatch.CODE
+
+
+async def deep(ctx: Context, names: list[str]) -> None:
+    for name in names:
+        await ctx.step(name, one)
+
+
+@pytest.mark.parametrize(
+    ("after", "said"), [(["a"], "ran the step 'b'"), (["a", "b", "c"], "nothing that was recorded")]
+)
+async def test_a_branch_within_a_branch_that_does_less_or_more_is_found(after: list[str], said: str) -> None:
+    """Found where it happens, before anything is done after it."""
+    done: list[str] = []
+
+    def code(names: list[str], ledger: list[str]) -> Code:
+        async def gathers(ctx: Context) -> None:
+            async def outer() -> None:
+                await ctx.gather(deep(ctx, ["x"]), deep(ctx, names))
+                ledger.append("after the inner gather")
+
+            await ctx.gather(outer(), deep(ctx, ["y"]))
+            ledger.append("after the outer gather")
+
+        return gathers
+
+    run = await changed(code(["a", "b"], []), code(after, done))
+    assert run.error is not None
+    assert said in run.error["message"]
+    assert done == []
+
+
+async def test_a_loop_with_fewer_rounds_than_before_is_found() -> None:
+    def code(rounds: int) -> Code:
+        return lambda ctx: deep(ctx, ["it"] * rounds)
+
+    for before, after in ((3, 2), (2, 3)):
+        run = await changed(code(before), code(after))
+        assert run.error is not None
+        assert run.error["code"] == ReplayMismatch.CODE
+
+
+@pytest.mark.parametrize("error", [ToolError("no"), ProtocolError(-31999, "no")])
+async def test_a_tool_that_says_no_before_its_journal_ends_fails(error: Exception) -> None:
+    async def says_no(ctx: Context) -> None:
+        await ctx.step("fetch", one)
+        raise error
+
+    run = await changed(original, says_no)
+    assert run.error is not None
+    assert run.error["code"] == ReplayMismatch.CODE
+    assert f"raised {type(error).__name__} (no" in run.error["message"]
+    assert "ran the step 'store'" in run.error["message"]
+
+
+async def test_a_fault_that_passes_before_the_journal_ends_is_tried_again() -> None:
+    broken = [True]
+
+    async def stumbles(ctx: Context) -> None:
+        await ctx.step("fetch", one)
+        if broken.pop():
+            broken.append(False)
+            raise ConnectionError("away")
+        await ctx.step("store", one)
+
+    assert (await changed(original, stumbles, retries=1)).status is Status.COMPLETED
+
+
+async def test_a_branch_that_stumbled_is_found_if_the_tool_goes_on_without_it() -> None:
+    async def stumbles() -> None:
+        raise ConnectionError("away")
+
+    def code(branch: Callable[[Context], Any]) -> Code:
+        async def gathers(ctx: Context) -> None:
+            await ctx.gather(branch(ctx), return_exceptions=True)
+
+        return gathers
+
+    run = await changed(code(lambda ctx: ctx.step("it", one)), code(lambda _: stumbles()))
+    assert run.error is not None
+    assert run.error["code"] == ReplayMismatch.CODE
+
+
+async def test_a_result_that_does_not_fit_its_declaration_any_more_fails_the_task() -> None:
+    """No `except` may take another way than the attempt that got the result."""
+
+    def text() -> str:
+        return "text"
+
+    def number() -> int:
+        return 1
+
+    async def before(ctx: Context) -> None:
+        await ctx.step("it", text)
+
+    async def after(ctx: Context) -> None:
+        with contextlib.suppress(Exception):
+            await ctx.step("it", number)
+
+    run = await changed(before, after)
+    assert run.error is not None
+    assert run.error["code"] == ReplayMismatch.CODE
+    assert "'it'" in run.error["message"]
 
 
 # -- the history itself

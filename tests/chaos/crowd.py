@@ -40,6 +40,21 @@ STUCK_S = 120.0
 class Crowd:
     def __init__(self, url: str, sql: asyncpg.Connection[Any], worker: psutil.Process) -> None:
         self.url, self.sql, self.worker = url, sql, worker
+        self.repeated = 0
+        """Requests that were told to try again, as they are when more come than the front end has sessions for."""
+
+    async def _send(self, connection: Connection, message: bytes) -> None:
+        """Again and again while the front end says that nothing was changed."""
+        while True:
+            try:
+                await connection.send(message)
+            except RuntimeError as refusal:
+                if "nothing was changed, try again" not in str(refusal):
+                    raise
+                self.repeated += 1
+                await asyncio.sleep(0.5)
+            else:
+                return
 
     async def all(self, work: Callable[[Connection, Any], Awaitable[object]], items: Iterable[Any]) -> float:
         """Do `work` for each item over some connections; how many a second."""
@@ -57,7 +72,7 @@ class Crowd:
     async def call(self, tool: str, numbers: Iterable[int], **arguments: Any) -> float:
         async def create(connection: Connection, number: int) -> None:
             params = {"name": tool, "arguments": {"number": number, **arguments}}
-            await connection.send(request(self.url, "tools/call", tool, params, elicitation=True))
+            await self._send(connection, request(self.url, "tools/call", tool, params, elicitation=True))
 
         return await self.all(create, numbers)
 
@@ -67,7 +82,7 @@ class Crowd:
         async def answer(connection: Connection, row: asyncpg.Record) -> None:
             response = {"action": "accept", "content": {"name": f"nobody-{row['task_id'][-6:]}"}}
             params = {"taskId": row["task_id"], "inputResponses": {row["key"]: response}}
-            await connection.send(request(self.url, "tasks/update", row["task_id"], params))
+            await self._send(connection, request(self.url, "tasks/update", row["task_id"], params))
 
         return await self.all(answer, await self.sql.fetch("SELECT task_id, key FROM inputs WHERE response IS NULL"))
 
@@ -109,6 +124,8 @@ async def trial(crowd: Crowd, size: int, night_s: float) -> list[str]:
     crowded = crowd.memory_mib()
     held = await crowd.sql.fetchval("SELECT count(*) FROM tasks WHERE worker_id IS NOT NULL")
     print(f"{2 * size:,} wait: {held} held by a worker; memory {idle:.0f} MiB idle, {crowded:.0f} MiB now", flush=True)
+    if datetime.now(UTC) > alarm:
+        wrong.append("the alarm rang before the crowd was complete: give a longer --night")
     if held:
         wrong.append(f"{held} of the waiting tasks are held by a worker")
     if crowded > idle * MOST_GROWTH:
@@ -118,14 +135,14 @@ async def trial(crowd: Crowd, size: int, night_s: float) -> list[str]:
     print(f"{size:,} questions were answered, {rate:,.0f} a second", flush=True)
     await crowd.until("ended after their answer", "tool = 'ask' AND phase = 'done'", size)
     print(f"all askers had ended {time.monotonic() - started:.0f} s after the first answer", flush=True)
-    if datetime.now(UTC) > alarm:
-        wrong.append("the alarm rang before the crowd was complete: give a longer --night")
     await asyncio.sleep(max(0.0, (alarm - datetime.now(UTC)).total_seconds()))
     early = await crowd.sql.fetchval("SELECT count(*) FROM tasks WHERE tool = 'doze' AND ended_at < $1", alarm)
     if early:
         wrong.append(f"{early} woke before their alarm")
     await crowd.until("woke and ended", "tool = 'doze' AND phase = 'done'", size)
     print(f"all sleepers had ended {(datetime.now(UTC) - alarm).total_seconds():.0f} s after their alarm", flush=True)
+    if crowd.repeated:
+        print(f"{crowd.repeated} requests were told to try again, and did", flush=True)
     rows = await crowd.sql.fetch("SELECT id, tool, status, is_error, arguments, result FROM tasks")
     odd = [row["id"] for row in rows if not _right(row)]
     if odd:

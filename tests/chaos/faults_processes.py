@@ -20,7 +20,8 @@ LEASE_S = 15.0
 
 @fault("child killed", bar_s=1.0, phase=PHASE, share=24)
 async def child_killed(run: Run) -> list[float]:
-    """kill -9 of a process that runs a sync tool"""
+    """kill -9 of a process that runs a sync tool, in a worker that has its processes"""
+    await run.site.warm()
     (view,) = await run.hold("probe_sync", 1)
     start = run.starts(view)[-1]
     at = time.time()
@@ -48,8 +49,7 @@ async def worker_killed(run: Run) -> list[float]:
     views = await run.hold("probe", 6) + await run.hold("probe_sync", 1)
     name, held = run.victim(views)
     children = psutil.Process(run.site.workers[name].pid).children(recursive=True)
-    at = time.time()
-    run.site.workers[name].send(signal.SIGKILL)
+    at = await run.kill(name)
     recovered = await run.started_again(held, at)
     _, alive = psutil.wait_procs(children, 1)
     if alive:
@@ -66,8 +66,7 @@ async def worker_killed_reserved(run: Run) -> list[float]:
     worker.send(signal.SIGSTOP)
     views = await run.calls("doze", 16, seconds=0.2)
     await asyncio.sleep(1.0)
-    at = time.time()
-    worker.send(signal.SIGKILL)
+    at = await run.kill(name)
     return await run.started(views, at)
 
 
@@ -116,7 +115,7 @@ async def idle_worker_stopped(run: Run) -> list[float]:
         return await run.started(views, at)
     finally:
         if run.rng.random() < 0.5:
-            await asyncio.to_thread(worker.kill)  # it has ended: else nobody would see that it must be replaced
+            await run.kill(name)
         else:
             worker.send(signal.SIGCONT)
 
@@ -248,6 +247,8 @@ def _declare(name: str, action: str) -> None:
 
     async def inject(run: Run) -> list[float]:
         await run.site.settled()
+        if action == "kill" and not on_front_end:
+            await run.site.warm()  # the one that is left is what is measured, not its start
         triggers.arm(run.folder, name, action)
         views = [*await run.calls("doze", 2, seconds=0.3), *await run.calls("ask", 2), *await run.calls("endless", 1)]
         entry = await run.fired(name)
@@ -257,7 +258,7 @@ def _declare(name: str, action: str) -> None:
             run.outages.append((entry.at_s, entry.at_s + 5))
         if action == "kill":
             # The others see it; those that were done before have nothing to recover.
-            await asyncio.sleep(0.3)
+            await run.gone(entry.pid)
             reviving = asyncio.create_task(run.site.revive())
             await run.until(lambda: all(view.over for view in views), "the calls end")
             await reviving
@@ -297,12 +298,11 @@ async def _a_worker_dies(run: Run, point: str) -> list[float]:
     views = await run.hold("probe", 4)
     name, held = run.victim(views)
     triggers.arm(run.folder, point, "kill")
-    at = time.time()
-    run.site.workers[name].send(signal.SIGKILL)
+    at = await run.kill(name)
     entry = await run.fired(point)
     if entry is None:
         raise Wrong(f"nobody passed {point}")
-    await asyncio.sleep(0.3)
+    await run.gone(entry.pid)
     await run.site.revive()
     return await run.started_again(held, at)
 
@@ -327,9 +327,10 @@ async def killed_while_relaying(run: Run) -> list[float]:
     await run.until(lambda: all(view.statuses for view in views), "the calls are accepted")
     with redis.Redis.from_url(run.site.broker_url) as broker:
         await asyncio.to_thread(broker.flushall)
-    if await run.fired("relay.committed") is None:
+    entry = await run.fired("relay.committed")
+    if entry is None:
         raise Wrong("nobody passed relay.committed")
-    await asyncio.sleep(0.3)
+    await run.gone(entry.pid)
     await run.site.revive()
     await run.until(lambda: all(view.over for view in views), "the calls end")
     return []

@@ -90,9 +90,12 @@ async def _long_run(run: Run, seconds: float, **variables: str) -> None:
         await run.site.start_worker(name, **variables)
     try:
         pids = {child.pid for child in run.site.workers.values()}
-        views = await run.calls("probe_sync", 8, holds=1, seconds=seconds)
-        views += await run.calls("probe", 8, holds=1, seconds=seconds)
-        await run.until(lambda: all(view.over for view in views), "the long runs end", seconds * 4 + 60)
+        # Those behind wait for the first ones to end: their clients need the patience for both, and more.
+        limit_s = seconds * 4 + 60
+        views = [run.load.view(tool, holds=1, seconds=seconds) for tool in ("probe_sync", "probe") for _ in range(8)]
+        for view in views:
+            run.load.spawn(run.load.play(view, run.rng, patience_s=limit_s))
+        await run.until(lambda: all(view.over for view in views), "the long runs end", limit_s)
         again = [view.label for view in views if len(run.starts(view)) > 1]
         if again:
             raise Wrong(f"{', '.join(again)} ran twice")

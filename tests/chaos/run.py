@@ -157,6 +157,17 @@ class Run:
         """The process id of the worker that started it last."""
         return int(self.starts(view)[-1].note.split()[2])
 
+    async def kill(self, name: str) -> float:
+        """The worker is dead and collected, so that `revive` sees it. When the signal was sent, in Unix time."""
+        at = time.time()
+        await asyncio.to_thread(self.site.workers[name].kill)
+        return at
+
+    async def gone(self, pid: int) -> None:
+        """The process of ours that had this id has ended, so that `revive` sees it."""
+        ours = [*self.site.workers.values(), *self.site.front_ends.values()]
+        await self.until(lambda: not any(child.running for child in ours if child.pid == pid), f"{pid} ends")
+
     def victim(self, views: Iterable[View]) -> tuple[str, list[View]]:
         """The worker that runs most of these, and which it runs."""
         by_worker: dict[str, list[View]] = {}

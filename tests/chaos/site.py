@@ -33,6 +33,7 @@ __all__ = ["Site"]
 
 TARGET = "tests/chaos/app.py:engine"
 START_S = 60.0
+LOADED_S, WARM_UP_S = 3.0, 20.0
 MARK = "CHAOS_FOLDER"
 _T = TypeVar("_T")
 
@@ -233,6 +234,22 @@ class Site:
         child = self.valkey._child
         assert child is not None
         return psutil.Process(child.pid)
+
+    async def warm(self) -> None:
+        """Each worker has the tool processes it keeps, with the one to spare, and they have had the time to load."""
+        wanted = self.settings(far=False).sync_slots + 1
+        until = time.monotonic() + WARM_UP_S
+        while time.monotonic() < until:
+            born = [[each.create_time() for each in self._tool_processes(child.pid)] for child in self.workers.values()]
+            if all(len(each) >= wanted and time.time() - max(each) > LOADED_S for each in born):
+                return
+            await asyncio.sleep(0.1)
+
+    def _tool_processes(self, worker: int) -> list[psutil.Process]:
+        try:
+            return psutil.Process(worker).children()
+        except psutil.NoSuchProcess:
+            return []
 
     async def settled(self) -> None:
         """Postgres has run for a lease: only then is a lost presence lock believed."""

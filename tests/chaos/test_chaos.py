@@ -25,6 +25,7 @@ FAULTS_IN_SHORT = (
     "answers race",
     "an answer of Postgres lost",
     "all sessions ended",
+    "frozen with a result in its hands",
     "Postgres restarted",
 )
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from taskengine.cli import main
 from taskengine.settings import Settings
+from taskengine.store import migrate
 from tests.services import Services
+from tests.store.sql import execute
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +38,25 @@ def test_a_database_without_schema_is_not_well(
     monkeypatch.setenv("TASKENGINE_DATABASE_URL", empty_database_url)
     assert main(["doctor"]) == 1
     assert "taskengine migrate" in capsys.readouterr().out
+
+
+def test_a_database_of_a_newer_version_is_well_and_said_to_be_newer(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """During a deploy the schema comes first, and the code before it goes on."""
+    _use(monkeypatch, settings)
+    asyncio.run(execute(database_url, f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'"))
+    assert main(["doctor"]) == 0
+    assert f"schema 9999, newer than this version's {migrate.head()}" in capsys.readouterr().out
+
+
+def test_a_database_of_an_older_version_is_not_well(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _use(monkeypatch, settings)
+    asyncio.run(execute(database_url, f"UPDATE {migrate.VERSION_TABLE} SET version_num = '0001'"))
+    assert main(["doctor"]) == 1
+    assert "schema 0001" in capsys.readouterr().out
 
 
 def test_a_broker_that_is_away_is_not_well(

@@ -29,7 +29,7 @@ class _Heart:
     def busy_with(self) -> str:
         return "-"
 
-    def taken_away(self, attempts: frozenset[tuple[str, int]]) -> None: ...
+    def taken_away(self, attempts: frozenset[tuple[str, int]], looked: float) -> None: ...
 
     def fence(self) -> None:
         self.fenced.set()

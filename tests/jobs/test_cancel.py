@@ -8,13 +8,14 @@ import signal
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from taskengine.lifecycle import Status
 from taskengine.records import TaskRecord
 from taskengine.settings import Settings
-from tests.apps.stopping import engine
+from tests.apps.stopping import Block, Wait, engine
 from tests.jobs.calls import OWNER, Calls, calls_on
 from tests.jobs.test_worker import appears, lines
 from tests.processes import Processes
@@ -23,6 +24,8 @@ from tests.store.sql import execute
 APP = "tests/apps/stopping.py:engine"
 LONG = timedelta(seconds=60)
 SHORT = timedelta(seconds=1)
+PROMISED = timedelta(seconds=2)
+"""Within this time a cancel reaches what runs. `python -m tests.chaos.cancels` measures how soon it does."""
 
 
 @pytest.fixture
@@ -54,15 +57,48 @@ async def told(calls: Calls, task_id: str) -> TaskRecord:
     return record
 
 
-@pytest.mark.parametrize("how", ["sleep", "recv", "lock", "child", "c"])
+async def stop_took(url: str, task_id: str) -> timedelta:
+    """From the cancel to the end of the run, as it is recorded."""
+    rows = await execute(url, "SELECT stopped_at - ended_at AS took FROM tasks WHERE id = $1", task_id)
+    took: timedelta = rows[0]["took"]
+    return took
+
+
+@pytest.mark.parametrize("how", get_args(Block))
 async def test_a_blocked_sync_tool_is_stopped_where_it_is(
-    calls: Calls, processes: Processes, ledger: Path, how: str
+    calls: Calls, processes: Processes, ledger: Path, database_url: str, how: str
 ) -> None:
     processes.worker(APP, cancel_grace=LONG)
     task_id = await cancelled(calls, "block", ledger, how=how)
     await appears(ledger, "TaskCancelled")
     message = (await told(calls, task_id)).status_message or ""
     assert re.fullmatch(r"Cancelled; the tool stopped after \d+\.\d s", message)
+    assert await stop_took(database_url, task_id) <= PROMISED
+
+
+@pytest.mark.parametrize("how", get_args(Wait))
+async def test_an_async_tool_gets_the_cancel_where_it_waits(
+    calls: Calls, processes: Processes, ledger: Path, database_url: str, how: str
+) -> None:
+    processes.worker(APP, cancel_grace=LONG)
+    task_id = await cancelled(calls, "wait", ledger, how=how)
+    await appears(ledger, "CancelledError")
+    message = (await told(calls, task_id)).status_message or ""
+    assert re.fullmatch(r"Cancelled; the tool stopped after \d+\.\d s", message)
+    assert await stop_took(database_url, task_id) <= PROMISED
+
+
+@pytest.mark.parametrize("tool", ["tidy_asks", "tidy_asks_sync"])
+async def test_a_cancel_while_the_attempt_waits_in_place_is_told_as_any_other(
+    calls: Calls, processes: Processes, ledger: Path, tool: str
+) -> None:
+    processes.worker(APP, linger=LONG, cancel_grace=LONG)
+    task_id = await calls.submit(tool, ledger=str(ledger))
+    await calls.until(task_id, lambda record: bool(record.open_questions))
+    await calls.store.tasks.cancel(task_id, OWNER)
+    message = (await told(calls, task_id)).status_message or ""
+    assert re.fullmatch(r"Cancelled; the tool stopped after \d+\.\d s, cleaned up", message)
+    assert lines(ledger, "cleaned") == 1
 
 
 async def test_how_the_run_of_a_cancelled_task_ended_is_said_once_and_nothing_else_changes(

@@ -46,7 +46,7 @@ async def test_the_steps_of_a_killed_worker_are_not_run_again(
     doomed = processes.worker(APP)
     task_id = await durable.submit(tool, steps=4, ledger=str(ledger), hold=str(hold))
     await appears(ledger, "stair-2")
-    doomed.send(signal.SIGKILL)
+    doomed.kill()  # and wait: its tool process dies with it, before the door opens
     processes.worker(APP)
     hold.touch()
     assert text(await durable.end(task_id)) == "6 in attempt 2"
@@ -180,6 +180,18 @@ async def test_the_cancel_of_a_parent_reaches_its_children(
     assert [row["status"] for row in states] == ["cancelled", "cancelled"]
 
 
+async def test_a_step_with_a_limit_does_not_outlive_the_cancel_of_its_task(
+    durable: Calls, processes: Processes, tmp_path: Path
+) -> None:
+    """It runs in a thread of its own, in a process that lives on."""
+    ledger = tmp_path / "ledger"
+    processes.worker(APP)
+    task_id = await durable.submit("ticking", ledger=str(ledger))
+    await appears(ledger, "tick", 3)
+    await durable.store.tasks.cancel(task_id, OWNER)
+    await appears(ledger, "ended")
+
+
 async def test_a_tool_that_raised_is_tried_again_with_its_steps_kept(
     durable: Calls, processes: Processes, tmp_path: Path
 ) -> None:
@@ -218,7 +230,7 @@ async def test_waiting_for_an_answer_or_a_time_does_not_count_as_running(durable
     processes.worker(APP, linger=timedelta(seconds=30))
     task_id = await durable.submit("brief")
     await waits(durable, task_id)
-    await asyncio.sleep(1.2)
+    await asyncio.sleep(4.2)
     await durable.answer(task_id, name=ANN)
     assert text(await durable.end(task_id)) == "in time"
 

@@ -9,7 +9,7 @@ import pytest
 from taskengine.errors import ClaimLost, StoreUnavailable
 from taskengine.lifecycle import Phase, Status
 from taskengine.losses import Loss
-from taskengine.records import Claim, Doorbell
+from taskengine.records import Claim, Doorbell, Entry
 from taskengine.store import Store
 from taskengine.store.database import Database
 from tests.store.calls import OWNER, RESULT, claimed, question, stored, take, worker
@@ -241,3 +241,40 @@ async def test_a_free_slot_does_not_read_the_whole_backlog(store: Store, databas
 async def _rows_read(url: str, index: str) -> int:
     statement = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = $1"
     return int((await execute(url, statement, index))[0][0])
+
+
+async def test_a_free_slot_passes_over_a_task_whose_attempt_may_go_on_by_itself(store: Store) -> None:
+    lingering = await claimed(store)
+    await store.waits.park(lingering, message="asks", questions=[question()], linger_s=60)
+    assert await store.inputs.answer(lingering.task_id, OWNER, {"name": {"action": "accept"}})
+    other = await stored(store)
+    claim = await store.attempts.claim_next(["default"], "w1")
+    assert claim is not None
+    assert claim.task_id == other.task_id
+    assert await store.waits.take_back(lingering) is not None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_claim_is_known_here_for_as_long_as_its_journal_is_being_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    first = await claimed(store)
+    await store.journal.record(first, [Entry("1", "step", "fetch", value="1")])
+    doorbell = await store.attempts.release(first)
+    load, reading, go_on = store.journal.load, asyncio.Event(), asyncio.Event()
+
+    async def slowly(task_id: str) -> dict[str, Entry]:
+        reading.set()
+        await go_on.wait()
+        if fails:
+            raise StoreUnavailable("away")
+        return await load(task_id)
+
+    monkeypatch.setattr(store.journal, "load", slowly)
+    claiming = asyncio.create_task(store.attempts.claim(doorbell, "w1"))
+    await asyncio.wait_for(reading.wait(), 10)
+    assert store.attempts.loading == await store.attempts.held_by("w1") == {(first.task_id, 2)}
+    go_on.set()
+    await asyncio.wait({claiming})
+    assert (claiming.exception() is not None) is fails
+    assert store.attempts.loading == set()

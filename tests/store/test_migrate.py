@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def _differences(connection: Connection) -> list[Any]:
     return list(compare_metadata(context, metadata))
 
 
-async def _definitions(url: str) -> set[tuple[str, str]]:
+async def definitions(url: str) -> set[tuple[str, str]]:
     """Every constraint and index of ours, as Postgres itself words it."""
     constraints = (
         "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
@@ -78,7 +79,7 @@ def test_migrations_and_models_have_the_same_constraints_and_indexes(
     made_from_models = services.create_database(migrated=False)
     try:
         _on(made_from_models, _create_all)
-        assert asyncio.run(_definitions(empty_database_url)) == asyncio.run(_definitions(made_from_models))
+        assert asyncio.run(definitions(empty_database_url)) == asyncio.run(definitions(made_from_models))
     finally:
         services.drop_database(made_from_models)
 
@@ -136,3 +137,27 @@ def test_going_down_makes_sleeping_tasks_due_for_the_code_before(empty_database_
     rows = asyncio.run(execute(empty_database_url, "SELECT status, phase FROM tasks"))
     assert [tuple(row) for row in rows] == [("working", "queued")]
     migrate.upgrade(empty_database_url)
+
+
+def test_what_was_cancelled_before_cleanups_were_known_is_not_cleaned_up_after(empty_database_url: str) -> None:
+    migrate.upgrade(empty_database_url, "0003")
+    insert = (
+        "INSERT INTO tasks (id, owner, tool, queue, status, phase, attempt, arguments, capabilities, base_ttl_ms,"
+        " ttl_ms, expires_at, poll_interval_ms, ended_at)"
+        " VALUES ($1, 'ann', 'nap', 'default', $2, $3, 1, '{}', '{}', 1, 1, now() + interval '1 h', 1, $4)"
+    )
+    now = datetime.now(UTC)
+    asyncio.run(execute(empty_database_url, insert, "old", "cancelled", "done", now))
+    asyncio.run(execute(empty_database_url, insert, "live", "working", "queued", None))
+    migrate.upgrade(empty_database_url)
+    rows = asyncio.run(execute(empty_database_url, "SELECT id, stopped_at FROM tasks ORDER BY id"))
+    assert [tuple(row) for row in rows] == [("live", None), ("old", now)]
+    asyncio.run(_nothing_to_take(empty_database_url))
+
+
+async def _nothing_to_take(url: str) -> None:
+    store = await Store.open(Settings(database_url=SecretStr(url)))
+    try:
+        assert await store.stops.take("w1", ["nap"], 0.0) == []
+    finally:
+        await store.close()

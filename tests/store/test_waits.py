@@ -280,3 +280,27 @@ async def test_a_failed_attempt_forgets_what_is_to_be_tried_again(store: Store) 
     await store.waits.wake_due()
     taken = await retaken(store, claim)
     assert (set(taken.journal), taken.failures) == ({"1"}, 1)
+
+
+WAITED_FOR = "SELECT phase, wake_at, wake_open FROM tasks WHERE id = $1"
+
+
+@pytest.mark.parametrize("by", ["time", "children", "answer", "cancel", "expiry"])
+async def test_a_task_that_waits_no_longer_has_nothing_it_waits_for(store: Store, database_url: str, by: str) -> None:
+    claim, (only,) = await family(store)
+    await store.waits.park(claim, message="asks", questions=[question("name")], wake_at=NOW, wake_open=0)
+    match by:
+        case "time":
+            await store.waits.wake_due()
+        case "children":
+            await done(store, only)
+            await store.waits.wake_parents()
+        case "answer":
+            await store.inputs.answer(claim.task_id, OWNER, {"name": ANSWER})
+        case "cancel":
+            await store.tasks.cancel(claim.task_id, OWNER)
+        case "expiry":
+            await store.upkeep.expire(-60, "{}")
+    ((now, wake_at, wake_open),) = await execute(database_url, WAITED_FOR, claim.task_id)
+    assert now in {Phase.QUEUED, Phase.DONE}
+    assert (wake_at, wake_open) == (None, None)
