@@ -80,8 +80,9 @@ class Stops:
                 status_message=func.concat(tasks.c.status_message, f"; {how} after ", seconds, f" s{then}"),
                 **touched(),
             )
+            .returning(tasks.c.id)
         )
-        return bool(noted.rowcount)
+        return bool(noted)
 
     async def take(self, worker_id: str, tools: Sequence[str], patience_s: float, limit: int = 10) -> list[Unfinished]:
         """Make the worker the stopper of cancelled tasks of these tools that have none, oldest first.

@@ -12,7 +12,7 @@ from taskengine.losses import Loss
 from taskengine.records import Claim, Doorbell
 from taskengine.store import Store
 from taskengine.store.database import Database
-from tests.store.calls import OWNER, RESULT, claimed, question, stored, take, worker
+from tests.store.calls import LEASE_S, OWNER, RESULT, claimed, question, stored, take, worker
 from tests.store.sql import execute
 
 ERROR = '{"code":-32603,"message":"lost"}'
@@ -108,7 +108,7 @@ async def test_asking_frees_the_worker_and_shows_the_questions_in_order(store: S
     record = await store.tasks.get(claim.task_id, OWNER)
     assert (record.status, record.phase) == (Status.INPUT_REQUIRED, Phase.WAITING)
     assert [each.key for each in record.open_questions] == ["b", "a"]
-    assert await store.attempts.held_by("w1") == frozenset()
+    assert await store.workers.renew("w1", LEASE_S) == frozenset()
 
 
 async def test_lost_attempts_are_repeated_until_there_were_too_many(store: Store) -> None:
