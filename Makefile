@@ -12,7 +12,7 @@ TYPESCRIPT := $(OFFICIAL)/typescript/.ready
 COMPILE := uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --quiet
 LOCK := $(COMPILE) pyproject.toml
 
-.PHONY: help setup demo official test check format conformance bench chaos docs lock clean
+.PHONY: help setup demo official test check format conformance bench bench-scale chaos docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ conformance: $(READY) ## run the official conformance suite against conformance/
 
 bench: $(READY) ## measure beside FastMCP's tasks extension; writes docs/performance.md
 	$(BIN)/python -m benchmarks.compare --write docs/performance.md
+
+bench-scale: $(READY) ## measure a million rows, open streams, idle costs; writes docs/performance.md (15 minutes)
+	$(BIN)/python -m benchmarks.scale --write docs/performance.md
 
 chaos: $(READY) ## break everything under load and audit every call (CHAOS="--fault list" for the faults)
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -41,50 +41,58 @@ def request(url: str, method: str, mirrored: str, params: dict[str, Any], *, eli
     return head.encode() + body
 
 
-class Connection:
+class Connection(asyncio.Protocol):
     """One keep-alive connection; one request at a time."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+    def __init__(self) -> None:
+        self._transport: Any = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._body: list[bytes] = []
+        self._answer: asyncio.Future[bytes] | None = None
 
     @classmethod
     async def open(cls, url: str) -> Connection:
         parts = urlsplit(url)
-        return cls(*await asyncio.open_connection(parts.hostname, parts.port))
+        assert parts.hostname is not None
+        assert parts.port is not None
+        _, connection = await asyncio.get_running_loop().create_connection(cls, parts.hostname, parts.port)
+        return connection
 
     async def send(self, message: bytes) -> dict[str, Any]:
         """The `result` of the answer, from JSON or from a stream's last event. Raises RuntimeError for an error."""
-        self._writer.write(message)
-        answer = _Answer()
-        parser = httptools.HttpResponseParser(answer)
-        while not answer.complete:
-            data = await self._reader.read(65536)
-            if not data:
-                raise RuntimeError("the connection was closed")
-            parser.feed_data(data)
-        body = b"".join(answer.body)
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(message)
+        body = await self._answer
         if not body.startswith(b"{"):
             body = next(line[5:] for line in reversed(body.splitlines()) if line.startswith(b"data:"))
         reply = orjson.loads(body)
         if "result" not in reply:
-            raise RuntimeError(f"HTTP {parser.get_status_code()}: {reply}")
+            raise RuntimeError(f"HTTP {self._parser.get_status_code()}: {reply}")
         result: dict[str, Any] = reply["result"]
         return result
 
     async def close(self) -> None:
-        self._writer.close()
+        self._transport.close()
 
+    # -- asyncio and the parser call these
 
-class _Answer:
-    def __init__(self) -> None:
-        self.body: list[bytes] = []
-        self.complete = False
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(RuntimeError(f"the connection was closed ({exc or 'by the server'})"))
 
     def on_body(self, data: bytes) -> None:
-        self.body.append(data)
+        self._body.append(data)
 
     def on_message_complete(self) -> None:
-        self.complete = True
+        body, self._body = b"".join(self._body), []
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(body)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,12 @@ async def nothing() -> str:
     return "done"
 
 
+@engine.tool(task="optional", quick_wait="5s")
+async def quick() -> str:
+    """Do nothing, and be waited for."""
+    return "done"
+
+
 @engine.tool(task="required", poll_interval="1s")
 async def sleep(seconds: float) -> str:
     """Sleep."""

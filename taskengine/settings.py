@@ -43,6 +43,11 @@ class Settings(BaseSettings):
         "taskengine", pattern=r"^[a-z][a-z0-9_]{0,30}$", description="Prefix of the queues and keys on the broker."
     )
     database_pool: int = Field(10, ge=2, le=200, description="Most database connections of one process.")
+    prepared_statements: bool = Field(
+        True,
+        description="Keep statements prepared in each database session; off behind a pooler in transaction mode that "
+        "does not keep them for its clients (PgBouncer before 1.21, or with `max_prepared_statements=0`).",
+    )
 
     # front end
     host: str = Field("127.0.0.1", description="Address the front end listens on.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,7 +14,9 @@ class Proxy:
     """Stands between a client and the server of `url` (PostgreSQL's socket folder in `?host=` included); its own `url`
     leads through it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tap: Callable[[], Callable[[bytes], None]] | None = None) -> None:
+        """`tap` gives each connection a function that sees every piece that its client sends."""
+        self._tap = tap
         self._parts = urlsplit(url)
         self._open = asyncio.Event()
         self._open.set()
@@ -57,7 +60,8 @@ class Proxy:
         try:
             await self._open.wait()
             far_reader, far_writer = await self._reach()
-            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+            seen = None if self._tap is None else self._tap()
+            await asyncio.gather(self._pump(reader, far_writer, seen), self._pump(far_reader, writer))
         finally:
             for each in (writer, far_writer):
                 if each is not None:
@@ -71,10 +75,14 @@ class Proxy:
             return await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.{self._parts.port or 5432}")
         return await asyncio.open_connection(self._parts.hostname, self._parts.port)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, seen: Callable[[bytes], None] | None = None
+    ) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
                 await self._open.wait()
+                if seen is not None:
+                    seen(data)
                 sink.write(data)
                 await sink.drain()
             sink.write_eof()

@@ -1,42 +1,70 @@
-"""The commands in the order in which `taskengine --help` lists them."""
+"""The commands in the order in which `taskengine --help` lists them.
+
+Each is loaded when it is asked for: a worker need not wait for what the client commands import.
+"""
 
 from __future__ import annotations
 
-import typer
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
+from typing import Any
 
-from taskengine.cli.answer import answer
-from taskengine.cli.call import call
-from taskengine.cli.cancel import cancel
-from taskengine.cli.connect import connect
-from taskengine.cli.demo import demo
-from taskengine.cli.dev import dev
-from taskengine.cli.doctor import doctor
-from taskengine.cli.keep import keep
-from taskengine.cli.logs import logs
-from taskengine.cli.ls import ls
-from taskengine.cli.migrate import migrate
-from taskengine.cli.result import result
-from taskengine.cli.serve import serve
-from taskengine.cli.settings import settings
-from taskengine.cli.show import show
-from taskengine.cli.stdio import stdio
-from taskengine.cli.tools import tools
-from taskengine.cli.version import version
-from taskengine.cli.watch import watch
-from taskengine.cli.worker import worker
+import typer
+from typer.core import TyperGroup
 
 __all__ = ["app"]
 
+ENGINE = ("dev", "demo", "serve", "stdio", "connect", "worker", "migrate", "doctor", "settings", "version")
+TASKS = ("tools", "call", "watch", "ls", "show", "logs", "result", "answer", "cancel")
+HIDDEN = ("keep",)
+NAMES = (*ENGINE, *TASKS, *HIDDEN)
+
+
+class _Commands(MutableMapping[str, Any]):
+    """By name; `taskengine.cli.<name>` holds the function of the same name."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            if name not in NAMES:
+                raise KeyError(name)
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            function = getattr(import_module(f"taskengine.cli.{name}"), name)
+            alone.command(name, hidden=name in HIDDEN)(function)
+            self._loaded[name] = typer.main.get_command(alone)
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+
+class _Group(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands()
+
+
 app = typer.Typer(
     name="taskengine",
-    help="Durable tasks for MCP: tool calls that run for hours, survive anything and wait for people.",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ENGINE = (dev, demo, serve, stdio, connect, worker, migrate, doctor, settings, version)
-TASKS = (tools, call, watch, ls, show, logs, result, answer, cancel)
-for command in (*ENGINE, *TASKS):
-    app.command()(command)
-app.command(hidden=True)(keep)
+
+
+@app.callback()
+def _taskengine() -> None:
+    """Durable tasks for MCP: tool calls that run for hours, survive anything and wait for people."""

@@ -64,6 +64,8 @@ class Heartbeat:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._main, name="heartbeat", daemon=True)
         self._renewed_at = 0.0
+        self._wake: Callable[[], object] | None = None
+        """Makes the heartbeat's loop look whether it shall stop."""
         self._ticked_at = time.monotonic()
         self._strays: dict[tuple[str, int], float] = {}
         """What is held here and run by nobody, and when that was first seen."""
@@ -80,6 +82,9 @@ class Heartbeat:
     def stop(self) -> None:
         """Leave: the lock falls and the registration goes."""
         self._stopping.set()
+        if self._wake is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: it has ended already
+                self._wake()
         self._thread.join(10)
 
     def _main(self) -> None:
@@ -87,7 +92,14 @@ class Heartbeat:
 
     async def _run(self) -> None:
         store = await Store.open(self._settings)
-        heard = asyncio.Event()
+        heard, present = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            heard.set()
+            present.set()
+
+        self._wake = lambda: loop.call_soon_threadsafe(wake)
         presence_key = secrets.randbits(62) if self._settings.presence_lock else None
 
         async def prepare(connection: Any) -> None:
@@ -99,17 +111,20 @@ class Heartbeat:
             if payload == self.worker_id:
                 heard.set()
 
-        present = asyncio.Event()
         url = self._settings.database_url.get_secret_value()
         listener = Listener(url, {channels.WORKERS: on_worker}, prepare=prepare)
         listener.start()
         watchdogs = [asyncio.create_task(watch) for watch in (self._watch_main_loop(), self._watch_lease())]
         try:
-            await self._wait(present)
+            if not self._stopping.is_set():
+                await present.wait()
             while not self._stopping.is_set():
                 await self._beat(store, presence_key)
                 heard.clear()
-                await self._wait(heard, min(self._lease_s / RENEWALS_PER_LEASE, LOOK_WITHIN_S))
+                if not self._stopping.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(min(self._lease_s / RENEWALS_PER_LEASE, LOOK_WITHIN_S)):
+                            await heard.wait()
             if self.worker_id:
                 with contextlib.suppress(StoreUnavailable):
                     await store.workers.leave(self.worker_id)
@@ -119,23 +134,16 @@ class Heartbeat:
             await listener.stop()
             await store.close()
 
-    async def _wait(self, event: asyncio.Event, timeout_s: float | None = None) -> None:
-        """Wait for the event, the time-out or the stop of the worker."""
-        until = None if timeout_s is None else time.monotonic() + timeout_s
-        while not event.is_set() and not self._stopping.is_set():
-            left = 0.2 if until is None else min(0.2, until - time.monotonic())
-            if left <= 0:
-                return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), left)
-
     async def _beat(self, store: Store, presence_key: int | None) -> None:
         started, worker_id = time.monotonic(), self.worker_id
         try:
             async with asyncio.timeout(self._lease_s * FENCE_AT / 2):
+                ours, held = self._heart.running(), frozenset[tuple[str, int]]()
                 if not worker_id:
                     await self._register(store, presence_key)
-                elif not await store.workers.renew(worker_id, self._lease_s):
+                elif (renewed := await store.workers.renew(worker_id, self._lease_s)) is not None:
+                    held = renewed
+                else:
                     logger.error(
                         "this worker was declared dead: its attempts are stopped, it starts again as a new one"
                     )
@@ -144,7 +152,7 @@ class Heartbeat:
                 if worker_id and not self.worker_id:  # fenced while the renewal was under way
                     return
                 self._renewed_at = started
-                await self._compare(store)
+                await self._compare(store, ours, held, started)
         except (StoreUnavailable, TimeoutError) as error:
             logger.warning("the lease was not renewed: %s", error)
         except Exception:  # without a heartbeat this worker would go on as a zombie
@@ -153,20 +161,21 @@ class Heartbeat:
     async def _watch_lease(self) -> None:
         """Stop everything in time also while a renewal hangs."""
         while True:
-            await asyncio.sleep(self._lease_s / 50)
+            left = self._renewed_at + self._lease_s * FENCE_AT - time.monotonic() if self.worker_id else 0.0
+            await asyncio.sleep(max(left, self._lease_s / 50))
             if self.worker_id and time.monotonic() - self._renewed_at > self._lease_s * FENCE_AT:
                 logger.error("the lease could not be renewed in time: all attempts are stopped")
                 self._fence()
 
-    async def _compare(self, store: Store) -> None:
-        """What runs here and what the store says must be the same.
+    async def _compare(
+        self, store: Store, ours: frozenset[tuple[str, int]], held: frozenset[tuple[str, int]], looked: float
+    ) -> None:
+        """What ran here before the store was asked, at `looked`, and what it then said, must be the same.
 
         An attempt the store has given elsewhere is stopped. A claim that was committed although its answer was lost
         is held by this worker and run by nobody: when that stays so although the main loop runs, which may only have
         been kept from taking the answer, it is handed back.
         """
-        looked, ours = time.monotonic(), self._heart.running()
-        held = await store.attempts.held_by(self.worker_id)
         if ours - held:
             self._heart.taken_away(ours - held, looked)
         now = time.monotonic()

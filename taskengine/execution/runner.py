@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from taskengine.engine import TaskEngine
@@ -23,6 +23,7 @@ __all__ = ["Runner"]
 
 logger = logging.getLogger("taskengine.execution")
 
+READY_WITHIN_S = 2.0
 UNREGISTERED_S = 1.0
 """How long a worker that may claim nothing keeps a doorbell before it rings it for others."""
 
@@ -63,19 +64,33 @@ class Runner:
         """Begin to register. Processes for sync tools warm up meanwhile, so that the first call finds one ready."""
         self.heartbeat.start()
         if any(tool.durable and not tool.is_async for tool in self._engine.tools.values()):
-            self._keep(self._processes.warm())
+            self._keep(self._warm())
         cleanups = Cleanups(self._store, self._settings, self._processes)
         self._cleaning = self._loop.create_task(
             cleanups.look_for_ever(self._engine.tools, lambda: "" if self._draining else self.heartbeat.worker_id)
         )
 
-    def offer(self, doorbell: Doorbell, settled: Callable[[], None]) -> None:
-        """Claim the attempt the doorbell names and run it; `settled` is called when the claim is decided.
+    async def _warm(self) -> None:
+        """After the registration: processes that start beside it would only keep the worker from its first claim."""
+        await asyncio.to_thread(self.heartbeat.wait_ready, READY_WITHIN_S)
+        await self._processes.warm()
+
+    def offer(self, doorbells: Sequence[Doorbell], settled: Callable[[], None]) -> None:
+        """Claim the attempts the doorbells name and run them; `settled` is called when every claim is decided.
 
         A worker whose slots are full hears no doorbells (`crowded` then tells the routes that share them): whenever
         one of its slots comes free it takes what has waited longest. Otherwise the slot is given back (`freed`).
         """
-        self._keep(self._take(doorbell, settled))
+        undecided = len(doorbells)
+
+        def decided() -> None:
+            nonlocal undecided
+            undecided -= 1
+            if not undecided:
+                settled()
+
+        for doorbell in doorbells:
+            self._keep(self._take(doorbell, decided))
 
     async def drain(self) -> None:
         """Claim nothing more; end every attempt at its next context call, and past the grace wherever it is.
@@ -101,12 +116,12 @@ class Runner:
         if self._jobs:
             await asyncio.wait(self._jobs, timeout=timeout_s)
 
-    async def _take(self, doorbell: Doorbell, settled: Callable[[], None]) -> None:
+    async def _take(self, doorbell: Doorbell, decided: Callable[[], None]) -> None:
         try:
             try:
                 claim = await self._claim(doorbell)
             finally:
-                settled()
+                decided()
             while claim is not None or (claim := await self._claim_next(doorbell.queue)) is not None:
                 await self._run(claim)
                 claim = None

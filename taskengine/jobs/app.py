@@ -1,14 +1,15 @@
 """The Celery application: one job name, one set of options, for publishers and workers alike.
 
-Celery carries doorbells. A job holds a task's id and the number of the attempt that is due; everything else is read
-from Postgres. So there is no result backend, no ETA, no retry of Celery's own, and a job may be lost, repeated or late.
-Each option's reason stands beside it; the facts behind them are in `docs/architecture.md`.
+Celery carries doorbells. A job holds a task's id and the number of the attempt that is due, and as `more` those that
+were to be rung at the same moment; everything else is read from Postgres. So there is no result backend, no ETA, no
+retry of Celery's own, and a job may be lost, repeated or late. Each option's reason stands beside it; the facts behind
+them are in `docs/architecture.md`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from celery import Celery
@@ -17,10 +18,13 @@ from kombu import Exchange, Queue
 from taskengine.settings import Settings
 from taskengine.tool import SYNC_SUFFIX
 
-__all__ = ["JOB", "is_sync", "make_app", "queue_name", "route_of"]
+__all__ = ["JOB", "is_sync", "make_app", "most_in_one", "queue_name", "route_of"]
 
 JOB = "taskengine.run"
 """Fixed for ever: a worker rejects and drops names it does not know, which a rolling deploy would meet."""
+
+
+MOST_IN_ONE = 16
 
 
 def queue_name(settings: Settings, route: str) -> str:
@@ -34,6 +38,12 @@ def route_of(settings: Settings, queue: str) -> str:
 def is_sync(route: str) -> bool:
     """Whether the route's tools run in processes (`Tool.route`)."""
     return route.endswith(SYNC_SUFFIX)
+
+
+def most_in_one(route: str) -> int:
+    """How many doorbells one job of this route may carry. A worker has few slots for sync tools, and what it has no
+    room for would have to be rung again."""
+    return 1 if is_sync(route) else MOST_IN_ONE
 
 
 def make_app(settings: Settings, routes: Iterable[str] = ()) -> Celery:
@@ -88,9 +98,9 @@ def make_queue(settings: Settings, route: str) -> Queue:
     return Queue(name, exchange, routing_key=name, durable=True, queue_arguments=arguments)
 
 
-def _never_called(task_id: str, attempt: int) -> None:
+def _never_called(task_id: str, attempt: int, more: Sequence[tuple[str, int]] = ()) -> None:
     """The job's signature. The pool hands each job to the runner and never calls this."""
-    raise AssertionError(f"job for {task_id} #{attempt} was called outside the engine's pool")
+    raise AssertionError(f"job for {task_id} #{attempt} and {len(more)} more was called outside the engine's pool")
 
 
 def _redis_options(settings: Settings) -> dict[str, object]:

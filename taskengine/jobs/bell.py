@@ -1,6 +1,7 @@
 """Rings doorbells without ever holding up a request.
 
-`ring` only puts the doorbell into a bounded buffer; one thread publishes. A broker that is away, slow or frozen costs
+`ring` only puts the doorbell into a bounded buffer; one thread publishes, and what has gathered while it was busy goes
+into one message. A broker that is away, slow or frozen costs
 that thread its time-outs and nobody else anything: what could not be published is dropped here and rung again by the
 relay, which finds it in Postgres.
 """
@@ -16,7 +17,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from taskengine.errors import EngineError
-from taskengine.jobs.app import JOB, make_app, make_queue
+from taskengine.jobs.app import JOB, make_app, make_queue, most_in_one
 from taskengine.records import Doorbell
 from taskengine.settings import Settings
 
@@ -46,7 +47,9 @@ class Bell:
         self._settings = settings
         self._app = make_app(settings)
         self._queues: dict[str, Any] = {}
-        self._buffer: queue.Queue[Doorbell | _Errand | None] = queue.Queue(BUFFER)
+        self._buffer: queue.SimpleQueue[Doorbell | _Errand | _Stop] = queue.SimpleQueue()
+        self._left: Doorbell | None = None
+        """Taken from the buffer, and of another message than those before it."""
         self._thread: threading.Thread | None = None
         self._connection: Any = None
         self._producer: Any = None
@@ -63,18 +66,15 @@ class Bell:
     def stop(self, timeout_s: float = 5.0) -> None:
         """Publish what is buffered, within `timeout_s`; what is left then is the relay's."""
         if self._thread is not None:
-            try:
-                self._buffer.put(None, timeout=timeout_s)
-            except queue.Full:
-                return
+            self._buffer.put(_Stop())
             self._thread.join(timeout_s)
             self._thread = None
 
     def ring(self, doorbell: Doorbell) -> None:
         """Publish soon. Never blocks and never raises; thread-safe."""
-        try:
-            self._buffer.put_nowait(doorbell)
-        except queue.Full:
+        if self._buffer.qsize() < BUFFER:
+            self._buffer.put(doorbell)
+        else:
             self.dropped += 1
 
     def check(self, timeout_s: float = 3.0) -> None:
@@ -82,17 +82,18 @@ class Bell:
         self._ask(lambda: self._depth("default"), timeout_s)
 
     def depths(self, routes: Iterable[str], timeout_s: float = 3.0) -> dict[str, int]:
-        """Messages that wait in each route's queue. Raises BrokerUnavailable. Blocks: call it in a thread."""
-        return self._ask(lambda: {route: self._depth(route) for route in routes}, timeout_s)
+        """How many doorbells may wait in each route's queue, at most. Raises BrokerUnavailable. Blocks: call it in a
+        thread."""
+        return self._ask(lambda: {route: self._depth(route) * most_in_one(route) for route in routes}, timeout_s)
 
     def _ask(self, question: Callable[[], _T], timeout_s: float) -> _T:
         errand = _Errand(question)
         try:
-            self._buffer.put_nowait(errand)
+            self._buffer.put(errand)
             answer: _T = errand.future.result(timeout_s)
         except BrokerUnavailable:
             raise
-        except (queue.Full, TimeoutError):
+        except TimeoutError:
             raise BrokerUnavailable("no answer in time") from None
         except Exception as error:
             raise BrokerUnavailable(type(error).__name__) from error
@@ -101,33 +102,51 @@ class Bell:
 
     def _publish_for_ever(self) -> None:
         while True:
-            item = self._buffer.get()
-            if item is None:
+            doorbells, item = self._next()
+            if doorbells:
+                self._publish(doorbells)
+            if isinstance(item, _Errand):
+                self._run(item)
+            elif isinstance(item, _Stop):
                 self._disconnect()
                 return
-            if isinstance(item, Doorbell):
-                self._publish(item)
-            else:
-                self._run(item)
 
-    def _publish(self, doorbell: Doorbell) -> None:
+    def _next(self) -> tuple[list[Doorbell], _Errand | _Stop | None]:
+        """What goes into one message, and what came after it."""
+        item = self._left if self._left is not None else self._buffer.get()
+        self._left = None
+        doorbells: list[Doorbell] = []
+        while isinstance(item, Doorbell):
+            if doorbells and (item.queue != doorbells[0].queue or len(doorbells) >= most_in_one(item.queue)):
+                self._left = item
+                return doorbells, None
+            doorbells.append(item)
+            try:
+                item = self._buffer.get_nowait()
+            except queue.Empty:
+                return doorbells, None
+        return doorbells, item
+
+    def _publish(self, doorbells: list[Doorbell]) -> None:
         if time.monotonic() < self._away_until:
-            self.dropped += 1
+            self.dropped += len(doorbells)
             return
         try:
-            self._twice(lambda: self._send(doorbell))
+            self._twice(lambda: self._send(*doorbells))
         except Exception as error:
-            self.dropped += 1
+            self.dropped += len(doorbells)
             self._lost(error)
         else:
             self._back()
 
-    def _send(self, doorbell: Doorbell) -> None:
+    def _send(self, first: Doorbell, *more: Doorbell) -> None:
         self._connected()
         self._app.send_task(
             JOB,
-            args=[doorbell.task_id, doorbell.attempt],
-            queue=self._queue(doorbell.queue),
+            args=[first.task_id, first.attempt],
+            # Beside the arguments: a worker of a version before these hears the first and leaves the rest to the relay.
+            kwargs={"more": [(doorbell.task_id, doorbell.attempt) for doorbell in more]} if more else {},
+            queue=self._queue(first.queue),
             producer=self._producer,
             ignore_result=True,
             retry=False,
@@ -202,3 +221,7 @@ class _Errand:
     def __init__(self, question: Callable[[], Any]) -> None:
         self.question = question
         self.future: Future[Any] = Future()
+
+
+class _Stop:
+    """The last thing in the buffer."""

@@ -1,15 +1,16 @@
-"""The periodic repairs, run inside every worker: dead workers, lost doorbells, retention.
+"""The periodic repairs, run inside every worker: dead workers, lost doorbells, timers, retention.
 
-Each chore is a statement of the store that takes its rows with SKIP LOCKED, so any number of janitors may run. A chore
-that fails is tried again at its next turn.
+One statement a second asks what there is to do, and a chore begins only when there is something. Each chore is a
+statement of the store that takes its rows with SKIP LOCKED, so any number of janitors may run. A chore that fails is
+tried again when the next look finds its work still there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 
 from taskengine.content import encode_json
 from taskengine.errors import StoreUnavailable
@@ -17,19 +18,24 @@ from taskengine.jobs.bell import Bell, BrokerUnavailable
 from taskengine.points import point
 from taskengine.settings import Settings
 from taskengine.store import Store
+from taskengine.store.upkeep import Due, Swept
 
 __all__ = ["Janitor"]
 
 logger = logging.getLogger("taskengine.jobs")
 
-SECOND = timedelta(seconds=1)
+LOOK_S = 1.0
 UNHEARD_S = 2.0
 """A task that nobody claimed this long after its doorbell may have lost it."""
 RING_BATCH = 1000
-SWEEP_BATCH = 1000
-ORPHANS_EVERY = 10
-"""Turns between looks for tasks whose holder is not even registered, which a claim hardly leaves behind."""
-BETWEEN_BATCHES_S = 0.05
+SWEEP_BATCH = 500
+THOROUGH_EVERY = 10
+"""Looks between those for tasks whose holder is not even registered, which a claim hardly leaves behind."""
+EXTEND_EVERY_S = 5.0
+SWEEP_EVERY_S = 10.0
+SELDOM_S = 60.0
+LEAST_PAUSE_S = 0.05
+"""Between two batches of the sweep; a batch that takes longer is followed by as long a pause."""
 LEAST_NAP_S = 0.02
 EXPIRED = {"code": -31001, "message": "Nobody answered the task's questions in time"}
 
@@ -39,48 +45,72 @@ class Janitor:
         self._store = store
         self._bell = bell
         self._settings = settings
-        self._tasks: list[asyncio.Task[None]] = []
-        self._turn = 0
+        self._loops: list[asyncio.Task[None]] = []
+        self._chores: dict[str, asyncio.Task[None]] = {}
+        self._not_before: dict[str, float] = {}
+        self._looks = 0
 
     def start(self) -> None:
-        chores: list[tuple[Callable[[], Awaitable[None]], timedelta]] = [
-            (self.bury, SECOND),
-            (self.relay, SECOND),
-            (self.wake, timedelta(0)),
-            (self.wake_parents, SECOND),
-            (self.cancel_orphans, SECOND),
-            (self.extend, 5 * SECOND),
-            (self.sweep, 10 * SECOND),
-            (self.expire, 60 * SECOND),
-            (self.forget, 60 * SECOND),
-        ]
-        for chore, interval in chores:
-            self._tasks.append(asyncio.get_running_loop().create_task(self._repeat(chore, interval)))
+        loop = asyncio.get_running_loop()
+        self._loops = [loop.create_task(work) for work in (self._look_for_ever(), self._work_seldom())]
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        ending = [*self._loops, *self._chores.values()]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
 
-    async def _repeat(self, chore: Callable[[], Awaitable[None]], interval: timedelta) -> None:
+    async def _look_for_ever(self) -> None:
         while True:
-            try:
-                await chore()
-            except (StoreUnavailable, BrokerUnavailable) as error:
-                logger.debug("%s waits: %s", chore.__name__, error)
-                await asyncio.sleep(1)
-            except Exception:
-                logger.exception("%s failed; it is tried again", chore.__name__)
-                await asyncio.sleep(1)
-            await asyncio.sleep(interval.total_seconds())
+            await self._try("look", self._look)
+            await asyncio.sleep(LOOK_S)
+
+    async def _work_seldom(self) -> None:
+        while True:
+            await self._try("expire", self.expire)
+            await self._try("forget", self.forget)
+            await asyncio.sleep(SELDOM_S)
+
+    async def _look(self) -> None:
+        self._looks += 1
+        due = await self._store.upkeep.look(
+            self._settings.lease.total_seconds(), UNHEARD_S, thorough=self._looks % THOROUGH_EVERY == 0
+        )
+        for name, chore, wanted, pause_s in self._list(due):
+            if wanted and name not in self._chores and time.monotonic() >= self._not_before.get(name, 0.0):
+                self._not_before[name] = time.monotonic() + pause_s
+                self._chores[name] = asyncio.get_running_loop().create_task(self._do(name, chore))
+
+    def _list(self, due: Due) -> tuple[tuple[str, Callable[[], Awaitable[None]], bool, float], ...]:
+        """Every chore, whether there is work for it, and how long after its start it may begin again."""
+        return (
+            ("bury", self.bury, due.dead or due.held_by_nobody, 0.0),
+            ("relay", self.relay, due.unheard, 0.0),
+            ("wake", self.wake, due.wake_in_s is not None and due.wake_in_s <= LOOK_S, 0.0),
+            ("wake_parents", self.wake_parents, due.parents, 0.0),
+            ("cancel_orphans", self.cancel_orphans, due.children, 0.0),
+            ("extend", self.extend, due.ending, EXTEND_EVERY_S),
+            ("sweep", self.sweep, due.expired, SWEEP_EVERY_S),
+        )
+
+    async def _do(self, name: str, chore: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await self._try(name, chore)
+        finally:
+            del self._chores[name]
+
+    @staticmethod
+    async def _try(name: str, chore: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await chore()
+        except (StoreUnavailable, BrokerUnavailable) as error:
+            logger.debug("%s waits: %s", name, error)
+        except Exception:
+            logger.exception("%s failed; it is tried again", name)
 
     async def bury(self) -> None:
         """Find dead workers and make their tasks due again."""
-        lease_s = self._settings.lease.total_seconds()
-        self._turn += 1
-        if not await self._store.workers.look(lease_s) and self._turn % ORPHANS_EVERY:
-            return
-        reaped = await self._store.workers.reap(lease_s, self._settings.max_crashes)
+        reaped = await self._store.workers.reap(self._settings.lease.total_seconds(), self._settings.max_crashes)
         if reaped.workers:
             point("bury.committed")
         for worker in reaped.workers:
@@ -110,13 +140,15 @@ class Janitor:
                     self._bell.ring(doorbell)
 
     async def wake(self) -> None:
-        """Make tasks due whose time has come, and wait for the next; it is looked for once a second at least."""
+        """Make tasks due whose time has come, one after the other, until the next is further away than a look."""
         left = await self._store.waits.due_in_s()
-        if left is not None and left <= 0:
+        while left is not None and left <= LOOK_S:
+            if left > 0:
+                await asyncio.sleep(max(left, LEAST_NAP_S))
             for doorbell in await self._store.waits.wake_due():
                 self._bell.ring(doorbell)
-            left = LEAST_NAP_S
-        await asyncio.sleep(SECOND.total_seconds() if left is None else min(max(left, LEAST_NAP_S), 1))
+            await asyncio.sleep(LEAST_NAP_S)
+            left = await self._store.waits.due_in_s()
 
     async def wake_parents(self) -> None:
         """The same for tasks whose children have ended or ask something; their workers do it as well, and sooner."""
@@ -132,11 +164,12 @@ class Janitor:
         await self._store.upkeep.extend()
 
     async def sweep(self) -> None:
-        """Delete expired tasks, batch by batch, with room for others between."""
-        swept = SWEEP_BATCH
-        while swept == SWEEP_BATCH:
-            swept = await self._store.upkeep.sweep(SWEEP_BATCH)
-            await asyncio.sleep(BETWEEN_BATCHES_S)
+        """Delete expired tasks, batch by batch, at most half of the time."""
+        batch = Swept(SWEEP_BATCH, None)
+        while batch.tasks == SWEEP_BATCH:
+            started = time.monotonic()
+            batch = await self._store.upkeep.sweep(SWEEP_BATCH, batch.until)
+            await asyncio.sleep(max(LEAST_PAUSE_S, time.monotonic() - started))
 
     async def expire(self) -> None:
         """Fail tasks whose questions nobody answered within the longest retention."""

@@ -18,7 +18,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from celery import bootsteps
@@ -44,8 +44,8 @@ class Host(Protocol):
 
     def start(self, pool: SlotPool) -> None: ...
 
-    def offer(self, doorbell: Doorbell, settled: Callable[[], None]) -> None:
-        """Claim and run it; `settled` is called once the claim is decided. Returns at once."""
+    def offer(self, doorbells: Sequence[Doorbell], settled: Callable[[], None]) -> None:
+        """Claim and run them; `settled` is called once the claim of each is decided. Returns at once."""
 
     def ring(self, doorbell: Doorbell) -> None: ...
 
@@ -67,6 +67,7 @@ class SlotPool(BasePool):  # type: ignore[misc]  # Celery has no types
         self._free = {False: settings.async_slots, True: settings.sync_slots}
         self._consumer: Any = None
         self._calls: deque[Callable[[], None]] = deque()
+        self._woken = False
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         os.set_blocking(self._wake_w, False)
@@ -88,6 +89,7 @@ class SlotPool(BasePool):  # type: ignore[misc]  # Celery has no types
 
     def register_with_event_loop(self, loop: Any) -> None:
         loop.add_reader(self._wake_r, self._run_calls)
+        self._woken = False
         self._wake()  # a broken connection may have left calls behind
 
     def from_runner(self, call: Callable[[], None]) -> None:
@@ -96,12 +98,16 @@ class SlotPool(BasePool):  # type: ignore[misc]  # Celery has no types
         self._wake()
 
     def _wake(self) -> None:
+        if self._woken:  # the calls are looked at after this is taken back
+            return
+        self._woken = True
         with contextlib.suppress(BlockingIOError):  # the pipe is full of wake-ups already
             os.write(self._wake_w, b"!")
 
     def _run_calls(self, *_: Any) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_r, 4096)
+        self._woken = False
         while self._calls:
             self._calls.popleft()()
 
@@ -120,30 +126,34 @@ class SlotPool(BasePool):  # type: ignore[misc]  # Celery has no types
             callback((0, None, 0.0))
 
         request, body = args[2], args[3]
-        doorbell = self._read(request, body)
-        if doorbell is None:
+        doorbells = self._read(request, body)
+        if not doorbells:
             settled()
             return
-        lane = is_sync(doorbell.queue)
-        if self._free[lane] <= 0 or not self.active:
+        lane = is_sync(doorbells[0].queue)
+        room = max(0, self._free[lane]) if self.active else 0
+        for doorbell in doorbells[room:]:
             self._host.ring(doorbell)
+        taken = doorbells[:room]
+        if not taken:
             settled()
             return
-        self._free[lane] -= 1
+        self._free[lane] -= len(taken)
         self._regulate(lane)
-        self._host.offer(doorbell, lambda: self.from_runner(settled))
+        self._host.offer(taken, lambda: self.from_runner(settled))
 
-    def _read(self, request: dict[str, Any], body: Any) -> Doorbell | None:
+    def _read(self, request: dict[str, Any], body: Any) -> list[Doorbell]:
         try:
-            (task_id, attempt), *_ = json.loads(body)
+            (task_id, attempt), options, *_ = json.loads(body)
+            named = [(task_id, attempt), *((each_id, number) for each_id, number in options.get("more", ()))]
             route = route_of(self._host.settings, request["delivery_info"]["routing_key"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             logger.warning("dropped a job message that is no doorbell: %s", error)
-            return None
-        if not (isinstance(task_id, str) and isinstance(attempt, int)):
+            return []
+        if not all(isinstance(each_id, str) and isinstance(number, int) for each_id, number in named):
             logger.warning("dropped a job message that does not name an attempt")
-            return None
-        return Doorbell(task_id, attempt, route)
+            return []
+        return [Doorbell(each_id, number, route) for each_id, number in named]
 
     def freed(self, route: str) -> None:
         """The runner gave a slot back. Thread-safe."""

@@ -9,9 +9,10 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import uvloop
 from celery import signals
 from celery.platforms import SecurityWarning
 from celery.worker import state as celery_state
@@ -51,7 +52,7 @@ class WorkerHost:
         self._target = target
         self._on_ready = on_ready
         self._bell = Bell(settings)
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
         self._store: Store | None = None
         self._janitor: Janitor | None = None
@@ -102,9 +103,9 @@ class WorkerHost:
         assert self._store is not None
         asyncio.run_coroutine_threadsafe(self._store.changes.announce_tools(), self._loop)
 
-    def offer(self, doorbell: Doorbell, settled: Callable[[], None]) -> None:
+    def offer(self, doorbells: Sequence[Doorbell], settled: Callable[[], None]) -> None:
         assert self._runner is not None
-        self._loop.call_soon_threadsafe(self._runner.offer, doorbell, settled)
+        self._loop.call_soon_threadsafe(self._runner.offer, doorbells, settled)
 
     def ring(self, doorbell: Doorbell) -> None:
         self._bell.ring(doorbell)

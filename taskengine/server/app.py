@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from taskengine.engine import TaskEngine
 from taskengine.server.endpoint import McpEndpoint
@@ -15,6 +16,21 @@ from taskengine.server.service import Service
 from taskengine.settings import Settings, load_settings
 
 __all__ = ["create_app"]
+
+
+class _FrontEnd(Starlette):
+    """Requests for the endpoint go straight to it, which answers whatever happens; the way through middleware and
+    routes would cost about as much as everything else a poll does in Python before its read."""
+
+    endpoint: McpEndpoint
+    path: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) == self.path:
+            scope["app"] = self
+            await self.endpoint(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(engine: TaskEngine, settings: Settings | None = None) -> Starlette:
@@ -35,13 +51,15 @@ def create_app(engine: TaskEngine, settings: Settings | None = None) -> Starlett
         async with service:
             yield
 
-    app = Starlette(
+    endpoint = McpEndpoint(service)
+    app = _FrontEnd(
         routes=[
-            Route(service.settings.path, McpEndpoint(service)),
+            Route(service.settings.path, endpoint),
             Route("/healthz", health.healthz),
             Route("/readyz", health.readyz),
         ],
         lifespan=lifespan,
     )
+    app.endpoint, app.path = endpoint, service.settings.path
     app.state.service = service
     return app

@@ -38,7 +38,8 @@ def identify(scope: Mapping[str, Any]) -> Caller:
     vouched = scope.get(VOUCHED)
     if isinstance(vouched, Caller):
         return vouched
-    return replace(ANONYMOUS, patience=_patience(scope.get("query_string", b"")))
+    query = scope.get("query_string")
+    return replace(ANONYMOUS, patience=_patience(query)) if query else ANONYMOUS
 
 
 def _patience(query: bytes) -> timedelta | None:

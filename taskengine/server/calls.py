@@ -105,6 +105,8 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
         nonce=rounds.state.nonce,
         dedupe=joined_by(tool, arguments, known) if bridged else None,
     )
+    if call.envelope.declares_tasks and tool.task == "required":
+        return modern.create_task_result(await _create(call, new), call.service.meta)  # whatever comes of it, later
     if not call.envelope.declares_tasks:
         await call.service.sealer.prepare()  # a task whose client could not be sent back to it would be lost
     async with call.service.store.changes.watch([new.id]) as watch:

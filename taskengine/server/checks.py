@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from taskengine.wire import modern
@@ -22,6 +23,8 @@ METHODS = ("POST", "GET", "DELETE")
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 JSON = "application/json"
 EVENTS = "text/event-stream"
+_KEPT = 256
+"""Answers to the same question about a header that are remembered; headers are short, see above."""
 
 
 class Refusal(Exception):
@@ -70,6 +73,12 @@ def check_headers(headers: RawHeaders, method: str, allowed_hosts: Collection[st
 
 
 def read_accept(lines: Iterable[str]) -> Accepts:
+    """The lines of the Accept header; a client sends the same ones each time."""
+    return _read_accept(tuple(lines))
+
+
+@lru_cache(_KEPT)
+def _read_accept(lines: tuple[str, ...]) -> Accepts:
     """Wildcards count as listing both; so does an absent header (X-TRANS-08). A type with `q=0` is not accepted."""
     ranges = [part for line in lines for part in line.split(",") if part.strip()]
     if not ranges:
@@ -85,15 +94,17 @@ def _check_hosts(headers: RawHeaders, allowed: Collection[str]) -> None:
     """Neither Host nor Origin names a foreign place: a web page cannot reach us by a name it controls (X-TRANS-02)."""
     if "*" in allowed:
         return
+    names = frozenset(allowed)
     hosts = values(headers, "host")
-    if len(hosts) != 1 or not _is_allowed(f"//{hosts[0]}", allowed):
+    if len(hosts) != 1 or not _is_allowed(f"//{hosts[0]}", names):
         raise Refusal(403, "The Host is not allowed: its name must be in the setting allowed_hosts")
     for origin in values(headers, "origin"):
-        if not _is_allowed(origin, allowed):
+        if not _is_allowed(origin, names):
             raise Refusal(403, "The Origin is not allowed: its host must be in the setting allowed_hosts")
 
 
-def _is_allowed(address: str, allowed: Collection[str]) -> bool:
+@lru_cache(_KEPT)
+def _is_allowed(address: str, allowed: frozenset[str]) -> bool:
     try:
         host = urlsplit(address).hostname
     except ValueError:

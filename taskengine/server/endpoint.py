@@ -15,7 +15,7 @@ from taskengine.server.legacy.endpoint import LegacyEndpoint
 from taskengine.server.legacy.line import Line
 from taskengine.server.service import Service
 from taskengine.wire import selection
-from taskengine.wire.headers import RawHeaders, values
+from taskengine.wire.headers import Headers, RawHeaders, values
 from taskengine.wire.jsonrpc import Batch, Message, RpcError, error_response, id_of, parse
 from taskengine.wire.selection import Wire
 
@@ -34,7 +34,7 @@ class McpEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self._service
-        headers: RawHeaders = scope["headers"]
+        headers = Headers(scope["headers"])
         try:
             accepts = check_headers(headers, scope["method"], service.allowed_hosts)
             message: Message | Batch | None = None

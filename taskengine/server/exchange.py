@@ -24,6 +24,8 @@ __all__ = ["Exchange", "Framing", "Work", "send_empty", "send_json"]
 logger = logging.getLogger("taskengine.server")
 
 FAREWELL_S = 2.0
+PROMPT_S = 0.02
+"""Work that is done within this time is not worth a look at whether its client is still there."""
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
 EVENT_HEADERS = [
@@ -100,10 +102,15 @@ class Exchange:
     async def run(self, work: Work) -> None:
         """Do the work and answer with its result, or with the error it raises."""
         self._work = asyncio.create_task(work(self))
-        watching = asyncio.create_task(self._until_disconnect())
+        watching: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         until = None if self._limit_s is None else loop.time() + self._limit_s
         try:
+            await asyncio.wait({self._work}, timeout=min(PROMPT_S, self._keep_alive_s))
+            if self._work.done():
+                await self._answer(self._work)
+                return
+            watching = asyncio.create_task(self._until_disconnect())
             while True:
                 pause = self._keep_alive_s if until is None else max(0.0, min(self._keep_alive_s, until - loop.time()))
                 await asyncio.wait({self._work, watching}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
@@ -130,7 +137,8 @@ class Exchange:
                 await self._answer(self._work)
             raise
         finally:
-            watching.cancel()
+            if watching is not None:
+                watching.cancel()
 
     def stop(self) -> None:
         """Ask the work for an early end, as when the server stops."""

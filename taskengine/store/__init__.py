@@ -64,4 +64,6 @@ class Store:
         there = await self._database.run(text("SELECT to_regclass('taskengine_schema')::text"))
         if there.scalar_one() is None:
             return None
-        return (await self._database.run(text("SELECT version_num FROM taskengine_schema"))).scalar_one_or_none()
+        found = await self._database.run(text("SELECT version_num FROM taskengine_schema"))
+        revision: str | None = found.scalar_one_or_none()
+        return revision

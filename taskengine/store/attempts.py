@@ -34,11 +34,13 @@ from taskengine.losses import Loss, describe_loss, failure, failure_message
 from taskengine.records import Claim, Doorbell, Question
 from taskengine.store import channels
 from taskengine.store import losses as lost
-from taskengine.store.database import Database
+from taskengine.store.batches import Batches
+from taskengine.store.database import Database, Row
 from taskengine.store.endings import ending, touched
 from taskengine.store.fence import fence, holding, ran_ms
 from taskengine.store.journal import Journal
 from taskengine.store.payload import load
+from taskengine.store.statements import prepared
 from taskengine.store.tables import journal, logs, tasks, workers
 from taskengine.store.waits import Waits
 
@@ -103,7 +105,7 @@ def _told(statement: Update, loss: Loss | None = None) -> Executable:
 
 
 # What every task meets is built once; SQLAlchemy would otherwise build it at each call.
-_CLAIM_NAMED = _claiming(and_(tasks.c.id == bindparam("named"), tasks.c.attempt == bindparam("before")))
+_CLAIM_NAMED = prepared(_claiming(and_(tasks.c.id == bindparam("named"), tasks.c.attempt == bindparam("before"))))
 # Each queue is asked for its first on its own: in one question for several, Postgres would sort the whole backlog.
 _QUEUES = func.unnest(bindparam("queues", type_=ARRAY(Text))).table_valued("route", name="queues").render_derived()
 _FIRST = (
@@ -115,25 +117,42 @@ _FIRST = (
     .with_for_update(skip_locked=True)
     .lateral("first")
 )
-_CLAIM_NEXT = _claiming(
-    tasks.c.id
-    == select(_FIRST.c.id)
-    .select_from(_QUEUES.join(_FIRST, true()))
-    .order_by(_FIRST.c.created_at)
-    .limit(1)
-    .scalar_subquery()
+_CLAIM_NEXT = prepared(
+    _claiming(
+        tasks.c.id
+        == select(_FIRST.c.id)
+        .select_from(_QUEUES.join(_FIRST, true()))
+        .order_by(_FIRST.c.created_at)
+        .limit(1)
+        .scalar_subquery()
+    )
 )
 _HELD = select(tasks.c.id).where(holding()).with_for_update(read=True)
-_COMPLETE = _told(
-    _current(update(tasks))
-    .where(tasks.c.phase.in_(sources(Event.COMPLETE)))
-    .values(
-        **ending(Event.COMPLETE),
-        ran_ms=ran_ms(),
-        result=bindparam("content"),
-        is_error=bindparam("failed"),
-        traceback=bindparam("trace"),
-        status_message=bindparam("message"),
+_COMPLETE = prepared(
+    _told(
+        _current(update(tasks))
+        .where(tasks.c.phase.in_(sources(Event.COMPLETE)))
+        .values(
+            **ending(Event.COMPLETE),
+            ran_ms=ran_ms(),
+            result=bindparam("content"),
+            is_error=bindparam("failed"),
+            traceback=bindparam("trace"),
+            status_message=bindparam("message"),
+        )
+    )
+)
+_PROGRESS = prepared(
+    _told(
+        _current(update(tasks))
+        .where(tasks.c.phase == Phase.RUNNING)
+        .values(
+            progress=bindparam("progress"),
+            progress_total=bindparam("total"),
+            progress_message=bindparam("text"),
+            status_message=bindparam("message"),
+            **touched(),
+        )
     )
 )
 
@@ -143,6 +162,9 @@ class Attempts:
         self._database = database
         self._journal = journal
         self._waits = waits
+        self._claiming = Batches(database, _CLAIM_NAMED, {"named": "id"})
+        self._completing = Batches(database, _COMPLETE, {"task": "id"})
+        self._reporting = Batches(database, _PROGRESS, {"task": "id"})
         self.loading: set[tuple[str, int]] = set()
         """Claims of this process whose journal is still being read: held, and not yet run. For the heartbeat."""
 
@@ -152,7 +174,8 @@ class Attempts:
         None when the attempt is not due: claimed already, ended, waiting, or gone. That is the normal fate of a
         doorbell that was repeated or late.
         """
-        return await self._claim(_CLAIM_NAMED, {"named": doorbell.task_id, "before": doorbell.attempt - 1}, worker_id)
+        which = {"named": doorbell.task_id, "before": doorbell.attempt - 1, "holder": worker_id}
+        return await self._claimed(await self._claiming.run(which), worker_id)
 
     async def claim_next(
         self, queues: Sequence[str], worker_id: str, tools: Sequence[str] | None = None
@@ -161,11 +184,10 @@ class Attempts:
 
         With `tools`, only calls of those: a worker whose code lacks a tool must not take its calls again and again.
         """
-        which = {"queues": list(queues), "tools": None if tools is None else list(tools)}
-        return await self._claim(_CLAIM_NEXT, which, worker_id)
+        which = {"queues": list(queues), "tools": None if tools is None else list(tools), "holder": worker_id}
+        return await self._claimed((await self._database.run(_CLAIM_NEXT, which)).one_or_none(), worker_id)
 
-    async def _claim(self, statement: Executable, which: dict[str, Any], worker_id: str) -> Claim | None:
-        row = (await self._database.run(statement, {**which, "holder": worker_id})).one_or_none()
+    async def _claimed(self, row: Row | None, worker_id: str) -> Claim | None:
         if row is None:
             return None
         # Read afterwards: an answer that is stored never changes.
@@ -197,25 +219,16 @@ class Attempts:
         self, claim: Claim, progress: float | None, total: float | None, message: str | None, status_message: str
     ) -> None:
         """Record the latest progress. Raises ClaimLost."""
-        await self._change(
-            claim,
-            update(tasks)
-            .where(tasks.c.phase == Phase.RUNNING)
-            .values(
-                progress=progress,
-                progress_total=total,
-                progress_message=message,
-                status_message=status_message,
-                **touched(),
-            ),
-        )
+        report = {"progress": progress, "total": total, "text": message, "message": status_message}
+        if await self._reporting.run(fence(claim) | report) is None:
+            raise ClaimLost(claim.task_id, claim.attempt)
 
     async def log(self, claim: Claim, lines: Sequence[Mapping[str, Any]]) -> None:
         """Append log lines (`level`, `logger`, `data` as JSON text), in order. Raises ClaimLost."""
         async with self._database.transaction() as connection:
             if (await connection.execute(_HELD, fence(claim))).one_or_none() is None:
                 raise ClaimLost(claim.task_id, claim.attempt)
-            await connection.execute(
+            await connection.execute_many(
                 insert(logs), [{"task_id": claim.task_id, "attempt": claim.attempt, **line} for line in lines]
             )
             await connection.execute(select(func.pg_notify(channels.TASKS, claim.task_id)))
@@ -229,7 +242,8 @@ class Attempts:
     ) -> None:
         """Settle the task as completed; `result` is the JSON text of a neutral result. Raises ClaimLost."""
         outcome = {"content": result, "failed": is_error, "trace": traceback, "message": status_message}
-        await self._settle(claim, _COMPLETE, outcome)
+        if await self._completing.run(fence(claim) | outcome) is None:
+            raise ClaimLost(claim.task_id, claim.attempt)
 
     async def fail(self, claim: Claim, error: str, *, status_message: str, traceback: str | None = None) -> None:
         """Settle the task as failed; `error` is the JSON text of a JSON-RPC error object. Raises ClaimLost."""
@@ -321,14 +335,7 @@ class Attempts:
         )
         await self._database.run(channels.telling(changed, changed.c.id))
 
-    async def held_by(self, worker_id: str) -> frozenset[tuple[str, int]]:
-        """The (task, attempt) pairs the worker holds by the store's word; whatever else it runs was taken from it."""
-        rows = await self._database.run(select(tasks.c.id, tasks.c.attempt).where(tasks.c.worker_id == worker_id))
-        return frozenset((row.id, row.attempt) for row in rows)
-
     async def _change(self, claim: Claim, statement: Update, loss: Loss | None = None) -> None:
-        await self._settle(claim, _told(_current(statement), loss), {})
-
-    async def _settle(self, claim: Claim, statement: Executable, values: dict[str, Any]) -> None:
-        if (await self._database.run(statement, fence(claim) | values)).one_or_none() is None:
+        told = _told(_current(statement), loss)
+        if (await self._database.run(told, fence(claim))).one_or_none() is None:
             raise ClaimLost(claim.task_id, claim.attempt)

@@ -11,15 +11,16 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 
-from sqlalchemy import ARRAY, Text, any_, cast, func, select
+from sqlalchemy import ARRAY, DateTime, Text, and_, any_, bindparam, func, literal_column, select
 
 from taskengine.errors import StoreUnavailable
 from taskengine.store import channels
 from taskengine.store.database import Database
 from taskengine.store.listener import Listener
 from taskengine.store.sessions import Notice
+from taskengine.store.statements import prepared
 from taskengine.store.tables import tasks
 
 __all__ = ["Changes", "ToolsWatch", "Watch"]
@@ -27,6 +28,24 @@ __all__ = ["Changes", "ToolsWatch", "Watch"]
 logger = logging.getLogger("taskengine.store")
 
 LOOK_S = 1.0
+LONGEST_COMMIT_S = 30
+"""A change shows at most this long after the time that it writes: as long as a statement may take."""
+
+_now = select(func.clock_timestamp().label("now")).subquery()
+_LOOK = prepared(
+    select(_now.c.now, tasks.c.id, tasks.c.updated_at).select_from(
+        _now.outerjoin(
+            tasks,
+            and_(
+                tasks.c.id == any_(bindparam("ids", type_=ARRAY(Text))),
+                tasks.c.updated_at
+                > bindparam("since", type_=DateTime(timezone=True))
+                - literal_column(f"interval '{LONGEST_COMMIT_S} s'"),
+            ),
+        )
+    )
+)
+"""What changed among thousands of watched tasks, without reading the others to the end."""
 
 
 class Watch:
@@ -86,6 +105,8 @@ class Changes:
         self._database = database
         self._watches: dict[str, set[Watch]] = {}
         self._seen: dict[str, datetime] = {}
+        self._looked_at = datetime(1970, 1, 1, tzinfo=UTC)
+        """The last look, by the clock of the database."""
         self._tools: set[ToolsWatch] = set()
         self._listener = Listener(
             database.url,
@@ -189,14 +210,10 @@ class Changes:
                 logger.exception("could not look for changes; it is tried again")
 
     async def _look(self) -> None:
-        rows = await self._database.run(
-            select(tasks.c.id, tasks.c.updated_at).where(tasks.c.id == any_(cast(list(self._watches), ARRAY(Text))))
-        )
+        rows = await self._database.run(_LOOK, {"ids": list(self._watches), "since": self._looked_at})
         for row in rows:
+            self._looked_at = row.now
             task_id, updated_at = row.id, row.updated_at
-            before = self._seen.get(task_id)
-            if task_id in self._watches:
+            if task_id in self._watches and self._seen.get(task_id) != updated_at:
                 self._seen[task_id] = updated_at
-                # The first look cannot tell whether the notification of an earlier change was lost.
-                if before != updated_at:
-                    self._mark(task_id)
+                self._mark(task_id)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from sqlalchemy import ColumnElement, exists, func, literal, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskengine.lifecycle import Event, Phase, sources
 from taskengine.store import channels
-from taskengine.store.database import Database
+from taskengine.store.database import Database, Transaction
 from taskengine.store.endings import ending, withdraw
 from taskengine.store.tables import tasks
 
@@ -49,12 +48,12 @@ class Children:
             .with_for_update(skip_locked=True)
         )
         async with self._database.transaction() as connection:
-            rows = (await connection.execute(found)).all()
+            rows = await connection.execute(found)
             await _cancel(connection, {row.id: row.worker_id for row in rows})
             return len(rows)
 
 
-async def cancel_below(connection: AsyncConnection, task_id: str) -> None:
+async def cancel_below(connection: Transaction, task_id: str) -> None:
     """Cancel every live task that this one called, and what those called."""
     below = (
         select(tasks.c.id).where(tasks.c.parent == task_id, tasks.c.phase != Phase.DONE).cte("below", recursive=True)
@@ -64,11 +63,11 @@ async def cancel_below(connection: AsyncConnection, task_id: str) -> None:
     found = select(tasks.c.id, tasks.c.worker_id).where(tasks.c.id.in_(select(below.c.id)))
     # In one order, as everybody who locks several.
     found = found.order_by(tasks.c.id).with_for_update()
-    rows = (await connection.execute(found)).all()
+    rows = await connection.execute(found)
     await _cancel(connection, {row.id: row.worker_id for row in rows})
 
 
-async def _cancel(connection: AsyncConnection, held: dict[str, str | None]) -> None:
+async def _cancel(connection: Transaction, held: dict[str, str | None]) -> None:
     """Cancel these tasks, whose rows are locked, and tell the workers that hold them."""
     if not held:
         return

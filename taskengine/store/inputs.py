@@ -57,8 +57,9 @@ class Inputs:
                     .where(inputs.c.task_id == task_id, inputs.c.key == key, inputs.c.response.is_(None))
                     .where(exists().where(tasks.c.id == task_id, alive))
                     .values(response=dump(response), answered_at=func.clock_timestamp())
+                    .returning(inputs.c.key)
                 )
-                answered += stored.rowcount
+                answered += len(stored)
             if not answered:
                 return None
             status, phase = target(Event.RESUME)

@@ -63,7 +63,7 @@ class Inspection:
             statement = statement.where(tasks.c.tool == tool)
         if since is not None:
             statement = statement.where(tasks.c.created_at > func.now() - since)
-        return [dict(row) for row in (await self._database.run(statement)).mappings()]
+        return [dict(row) for row in await self._database.run(statement)]
 
     async def show(self, task_id: str) -> Mapping[str, Any]:
         """Everything about one task, with its questions, journal and lost attempts. Raises TaskNotFound."""
@@ -79,7 +79,7 @@ class Inspection:
             tasks.c.traceback,
         )
         found = await self._database.run(select(*_ROW, *extra).where(tasks.c.id == task_id, retention.readable()))
-        row = found.mappings().one_or_none()
+        row = found.one_or_none()
         if row is None:
             raise TaskNotFound(task_id)
         asked = await self._database.run(
@@ -96,7 +96,7 @@ class Inspection:
         )
         questions = [
             {**each, "params": load(each["params"]), "response": each["response"] and load(each["response"])}
-            for each in asked.mappings()
+            for each in asked
         ]
         kept = await self._database.run(
             select(
@@ -117,7 +117,7 @@ class Inspection:
         lost = by_task(await self._database.run(reading([task_id])))
         losses = [asdict(loss) for loss in lost.get(task_id, [])]
         parsed = {name: row[name] and load(row[name]) for name in ("arguments", "result", "error")}
-        entries = [dict(each) for each in kept.mappings()]
+        entries = [dict(each) for each in kept]
         return {**row, **parsed, "questions": questions, "journal": entries, "losses": losses}
 
     async def logs(
@@ -130,7 +130,7 @@ class Inspection:
             .order_by(logs.c.id if last is None else logs.c.id.desc())
             .limit(limit if last is None else last)
         )
-        lines = [{**row, "data": load(row["data"])} for row in found.mappings()]
+        lines = [{**row, "data": load(row["data"])} for row in found]
         return lines if last is None else lines[::-1]
 
     async def busy(self) -> int:

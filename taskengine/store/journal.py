@@ -17,7 +17,6 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Integer,
-    Row,
     Text,
     bindparam,
     case,
@@ -33,7 +32,7 @@ from taskengine.errors import ClaimLost
 from taskengine.lifecycle import Phase, Status
 from taskengine.records import ChildState, Claim, Doorbell, Entry, NewTask, Question
 from taskengine.store import retention
-from taskengine.store.database import Database
+from taskengine.store.database import Database, Row
 from taskengine.store.fence import fence, holding
 from taskengine.store.payload import dump, load
 from taskengine.store.tables import inputs, journal, tasks
@@ -199,7 +198,7 @@ class Journal:
         return [Doorbell(child.id, 1, child.queue) for child in children]
 
 
-def _entry(row: Row[Any]) -> Entry:
+def _entry(row: Row) -> Entry:
     child = None
     if row.child is not None:
         child = ChildState(
@@ -210,7 +209,9 @@ def _entry(row: Row[Any]) -> Entry:
             result=row.child_result,
             error=row.child_error,
             message=row.child_message,
-            questions=tuple(Question(key, method, load(params)) for key, method, params in row.child_asks or ()),
+            questions=tuple(
+                Question(key, method, load(params)) for key, method, params in load(row.child_asks or "[]")
+            ),
             asked=row.child_asked,
         )
     return Entry(**{name: getattr(row, name) for name in _COLUMNS}, child=child)

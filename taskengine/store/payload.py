@@ -8,10 +8,12 @@ from typing import Any
 
 __all__ = ["dump", "load"]
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), default=dict)
+
 
 def dump(value: Mapping[str, Any] | Sequence[Any] | str | int) -> str:
     """Compact JSON. Characters outside ASCII are escaped, so that no value is refused by a text column."""
-    return json.dumps(value, separators=(",", ":"), default=dict)
+    return _ENCODER.encode(value)
 
 
 def load(text: str) -> Any:

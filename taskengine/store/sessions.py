@@ -82,7 +82,8 @@ class Sessions:
 
     async def fetch(self, letter: str) -> str | None:
         taken = await self._database.run(delete(letters).where(letters.c.id == letter).returning(letters.c.body))
-        return taken.scalar_one_or_none()
+        body: str | None = taken.scalar_one_or_none()
+        return body
 
     async def sweep(self) -> None:
         """Forget what is past its time."""

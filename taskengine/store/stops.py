@@ -71,8 +71,9 @@ class Stops:
             .where(tasks.c.id == task_id, tasks.c.attempt == attempt, _OPEN)
             .where(or_(tasks.c.stopper.is_(None), tasks.c.stopper == worker_id))
             .values(stopper=worker_id)
+            .returning(tasks.c.id)
         )
-        return bool(begun.rowcount)
+        return bool(begun)
 
     async def note(self, task_id: str, attempt: int, how: str, then: str = "", since_s: float = 0.0) -> bool:
         """Say once how the run ended: "Cancelled; the tool stopped after 3.1 s, cleaned up". Whether it was said.
@@ -90,8 +91,9 @@ class Stops:
                 status_message=func.concat(tasks.c.status_message, f"; {how} after ", seconds, f" s{then}"),
                 **touched(),
             )
+            .returning(tasks.c.id)
         )
-        return bool(noted.rowcount)
+        return bool(noted)
 
     async def take(self, worker_id: str, tools: Sequence[str], patience_s: float, limit: int = 3) -> list[Unfinished]:
         """Make the worker the stopper of cancelled tasks of these tools that have none; what was tried last comes last.

@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Row,
     Select,
     Text,
     and_,
@@ -30,10 +29,12 @@ from taskengine.errors import TaskNotFound
 from taskengine.lifecycle import LONGEST_POLL, Event, Phase, Status, sources
 from taskengine.records import Doorbell, LogLine, NewTask, Question, TaskRecord
 from taskengine.store import channels, retention
+from taskengine.store.batches import Batches
 from taskengine.store.children import cancel_below
-from taskengine.store.database import Database
+from taskengine.store.database import Database, Row
 from taskengine.store.endings import ending, withdraw
 from taskengine.store.payload import dump, load
+from taskengine.store.statements import prepared
 from taskengine.store.tables import inputs, logs, tasks
 
 __all__ = ["Tasks"]
@@ -77,10 +78,12 @@ _VISIBLE = (
     tasks.c.session,
     tasks.c.progress_token,
 )
+"""In the order of the members of a `TaskRecord`."""
+_ACCEPTED = "Waiting for a worker"
 
 
 # What every call and every poll meets is built once.
-_CREATE = (
+_CREATE = prepared(
     insert(tasks)
     .values(
         id=bindparam("id"),
@@ -96,7 +99,7 @@ _CREATE = (
         dedupe=bindparam("dedupe"),
         session=bindparam("session"),
         progress_token=bindparam("progress_token"),
-        status_message="Waiting for a worker",
+        status_message=_ACCEPTED,
         base_ttl_ms=bindparam("ttl_ms"),
         ttl_ms=bindparam("ttl_ms"),
         expires_at=retention.from_creation(func.now(), bindparam("ttl_ms", type_=BigInteger)),
@@ -104,16 +107,22 @@ _CREATE = (
         rung_at=func.now(),
     )
     .on_conflict_do_nothing()
-    .returning(*_VISIBLE)
+    .returning(tasks.c.id, tasks.c.created_at, func.clock_timestamp().label("now"))
 )
-_GET = select(*_VISIBLE).where(
-    tasks.c.id == bindparam("task_id"), tasks.c.owner == bindparam("owner"), retention.readable()
+_GET = prepared(
+    select(*_VISIBLE, tasks.c.owner).where(
+        tasks.c.id == bindparam("task_id"), tasks.c.owner == bindparam("owner"), retention.readable()
+    )
 )
+READS_AT_ONCE = 16
+"""Results may be large, and those of one batch are in memory together."""
 
 
 class Tasks:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._creating = Batches(database, _CREATE, {"id": "id"})
+        self._reading = Batches(database, _GET, {"task_id": "id", "owner": "owner"}, shared=True, most=READS_AT_ONCE)
 
     async def create(self, new: NewTask) -> tuple[TaskRecord, Doorbell | None]:
         """Store the call; it is accepted once this returns. The doorbell is for whoever rings.
@@ -122,6 +131,7 @@ class Tasks:
         `new.nonce` was used before, or a task with its `dedupe` is alive, nothing is stored and the earlier task is
         returned without a doorbell.
         """
+        poll_interval_ms = min(new.poll_interval_ms, _LONGEST_POLL_MS)
         values = {
             "id": new.id,
             "owner": new.owner,
@@ -135,12 +145,12 @@ class Tasks:
             "session": new.session,
             "progress_token": None if new.progress_token is None else dump(new.progress_token),
             "ttl_ms": new.ttl_ms,
-            "poll_interval_ms": min(new.poll_interval_ms, _LONGEST_POLL_MS),
+            "poll_interval_ms": poll_interval_ms,
         }
         for _ in range(CREATE_TRIES):
-            row = (await self._database.run(_CREATE, values)).one_or_none()
+            row = await self._creating.run(values)
             if row is not None:
-                return _record(row), Doorbell(new.id, 1, new.queue)
+                return _created(new, poll_interval_ms, row), Doorbell(new.id, 1, new.queue)
             for earlier in _earlier(new):
                 row = (await self._database.run(_visible_to(new.owner).where(earlier))).one_or_none()
                 if row is not None:
@@ -150,7 +160,7 @@ class Tasks:
 
     async def get(self, task_id: str, owner: str) -> TaskRecord:
         """Raises TaskNotFound for an unknown, expired or foreign id alike."""
-        row = (await self._database.run(_GET, {"task_id": task_id, "owner": owner})).one_or_none()
+        row = await self._reading.run({"task_id": task_id, "owner": owner})
         if row is None:
             raise TaskNotFound(task_id)
         return _record(row)
@@ -228,12 +238,6 @@ class Tasks:
             if row.worker_id is not None:
                 await connection.execute(select(func.pg_notify(channels.WORKERS, row.worker_id)))
 
-    async def _one(self, statement: Select[Any], task_id: str) -> TaskRecord:
-        row = (await self._database.run(statement)).one_or_none()
-        if row is None:
-            raise TaskNotFound(task_id)
-        return _record(row)
-
 
 def _earlier(new: NewTask) -> list[ColumnElement[bool]]:
     """Which tasks may stand in the way of this one, the first that counts first."""
@@ -255,26 +259,37 @@ def _listed_for(owner: str) -> Select[Any]:
     return select(*columns).where(tasks.c.owner == owner, retention.readable())
 
 
-def _record(row: Row[Any]) -> TaskRecord:
+def _created(new: NewTask, poll_interval_ms: int, row: Row) -> TaskRecord:
+    """As it was stored just now."""
     return TaskRecord(
-        id=row.id,
-        tool=row.tool,
-        status=Status(row.status),
-        phase=Phase(row.phase),
-        attempt=row.attempt,
-        status_message=row.status_message,
-        progress=row.progress,
-        progress_total=row.progress_total,
-        progress_message=row.progress_message,
-        result=row.result,
-        is_error=row.is_error,
-        error=row.error,
+        id=new.id,
+        tool=new.tool,
+        status=Status.WORKING,
+        phase=Phase.QUEUED,
+        attempt=0,
+        status_message=_ACCEPTED,
+        progress=None,
+        progress_total=None,
+        progress_message=None,
+        result=None,
+        is_error=False,
+        error=None,
         created_at=row.created_at,
-        updated_at=row.updated_at,
+        updated_at=row.created_at,
         now=row.now,
-        ttl_ms=row.ttl_ms,
-        poll_interval_ms=row.poll_interval_ms,
-        open_questions=tuple(Question(key, method, load(params)) for key, method, params in row.open_questions or ()),
-        session=row.session,
-        progress_token=None if row.progress_token is None else load(row.progress_token),
+        ttl_ms=new.ttl_ms,
+        poll_interval_ms=poll_interval_ms,
+        session=new.session,
+        progress_token=new.progress_token,
     )
+
+
+def _record(row: Row) -> TaskRecord:
+    """Of the columns of `_VISIBLE`."""
+    members = list(row[: len(_VISIBLE)])
+    members[2], members[3] = Status(members[2]), Phase(members[3])
+    questions, _, token = members[17:]
+    asked = () if questions is None else load(questions)
+    members[17] = tuple(Question(key, method, load(params)) for key, method, params in asked)
+    members[19] = None if token is None else load(token)
+    return TaskRecord(*members)

@@ -14,12 +14,15 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     BigInteger,
     ColumnElement,
     DateTime,
+    Double,
     Text,
     and_,
     any_,
+    bindparam,
     cast,
     column,
     delete,
@@ -44,9 +47,10 @@ from taskengine.store.database import Database
 from taskengine.store.endings import ending, touched
 from taskengine.store.losses import by_task, reading
 from taskengine.store.payload import dump
+from taskengine.store.statements import prepared
 from taskengine.store.tables import losses, tasks, workers
 
-__all__ = ["Reaped", "Workers"]
+__all__ = ["Reaped", "Workers", "may_be_dead", "orphaned", "suspecting"]
 
 _held = exists(
     text(
@@ -69,6 +73,51 @@ class Reaped:
     """Tasks that lost too many attempts."""
 
 
+_renewed = (
+    update(workers)
+    .where(workers.c.id == bindparam("worker"))
+    .values(lease_until=func.clock_timestamp() + bindparam("lease_s", type_=Double) * _SECOND)
+    .returning(workers.c.id)
+    .cte("renewed")
+)
+_RENEW = prepared(
+    select(tasks.c.id.label("task_id"), tasks.c.attempt).select_from(
+        _renewed.outerjoin(tasks, tasks.c.worker_id == _renewed.c.id)
+    )
+)
+
+
+def suspecting(lease_s: ColumnElement[float]) -> CTE:
+    """Note since when each worker's presence lock is free; the suspicion of one that holds its lock again is
+    forgotten."""
+    settled = func.pg_postmaster_start_time() < func.clock_timestamp() - lease_s * _SECOND
+    unsuspected = workers.c.suspected_at.is_(None)
+    return (
+        update(workers)
+        .where(workers.c.presence_key.is_not(None))
+        .where(or_(and_(unsuspected, ~_held, settled), and_(~unsuspected, _held)))
+        .values(suspected_at=text("CASE WHEN suspected_at IS NULL THEN clock_timestamp() END"))
+        .returning(workers.c.id)
+        .cte("suspected")
+    )
+
+
+def may_be_dead() -> ColumnElement[bool]:
+    """There is a worker that `reap` would find dead, as far as its lease and the suspicion tell."""
+    return exists().where(
+        or_(workers.c.lease_until < func.clock_timestamp(), workers.c.suspected_at < func.clock_timestamp() - _SECOND)
+    )
+
+
+def orphaned(lease_s: ColumnElement[float]) -> ColumnElement[bool]:
+    """Held by a worker that is not registered: one that was buried while it claimed."""
+    return and_(
+        tasks.c.worker_id.is_not(None),
+        ~exists().where(workers.c.id == tasks.c.worker_id),
+        tasks.c.claimed_at < func.clock_timestamp() - lease_s * _SECOND,
+    )
+
+
 class Workers:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -88,12 +137,16 @@ class Workers:
             )
         )
 
-    async def renew(self, worker_id: str, lease_s: float) -> bool:
-        """False when the worker was declared dead: it holds nothing any more and must register anew."""
-        renewed = await self._database.run(
-            update(workers).where(workers.c.id == worker_id).values(lease_until=_from_now(lease_s))
-        )
-        return bool(renewed.rowcount)
+    async def renew(self, worker_id: str, lease_s: float) -> frozenset[tuple[str, int]] | None:
+        """The lease runs from now; the (task, attempt) pairs that the worker holds by the store's word.
+
+        Whatever else it runs was taken from it. None when it was declared dead: it holds nothing any more and must
+        register anew.
+        """
+        rows = await self._database.run(_RENEW, {"worker": worker_id, "lease_s": lease_s})
+        if not rows:
+            return None
+        return frozenset((row.task_id, row.attempt) for row in rows if row.task_id is not None)
 
     async def leave(self, worker_id: str) -> None:
         """Forget a worker that stops. Tasks it still holds are found by `reap` as those of nobody."""
@@ -113,33 +166,7 @@ class Workers:
             .where(workers.c.lease_until > func.clock_timestamp())
             .order_by(workers.c.started_at)
         )
-        return [dict(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name for it
-
-    async def look(self, lease_s: float) -> bool:
-        """Note since when each worker's presence lock is free; whether `reap` would find a dead worker.
-
-        The suspicion of a worker that holds its lock again is forgotten.
-        """
-        settled = func.pg_postmaster_start_time() < func.clock_timestamp() - lease_s * _SECOND
-        unsuspected = workers.c.suspected_at.is_(None)
-        looked = (
-            update(workers)
-            .where(workers.c.presence_key.is_not(None))
-            .where(or_(and_(unsuspected, ~_held, settled), and_(~unsuspected, _held)))
-            .values(suspected_at=text("CASE WHEN suspected_at IS NULL THEN clock_timestamp() END"))
-            .returning(workers.c.id)
-            .cte("looked")
-        )
-        may_be_dead = or_(
-            workers.c.lease_until < func.clock_timestamp(), workers.c.suspected_at < func.clock_timestamp() - _SECOND
-        )
-        found = await self._database.run(
-            select(
-                select(func.count()).select_from(looked).scalar_subquery(),
-                exists().where(may_be_dead).label("found"),
-            )
-        )
-        return bool(found.one().found)
+        return [dict(row) for row in rows]
 
     async def reap(self, lease_s: float, max_crashes: int) -> Reaped:
         """Declare dead workers dead and make their tasks due again; those that lost too many attempts fail.
@@ -170,13 +197,16 @@ class Workers:
             ran_ms = _ran_until(last_seen)
             gone = await connection.execute(
                 select(tasks.c.id, tasks.c.attempt, tasks.c.worker_id, tasks.c.crashes)
-                .where(or_(tasks.c.worker_id.in_(dead_ids), _orphaned(lease_s)), tasks.c.worker_id.is_not(None))
+                .where(
+                    or_(tasks.c.worker_id.in_(dead_ids), orphaned(literal(lease_s, Double))),
+                    tasks.c.worker_id.is_not(None),
+                )
                 .order_by(tasks.c.id)
                 .with_for_update()
             )
-            held = gone.all()
+            held = list(gone)
             if held:
-                await connection.execute(
+                await connection.execute_many(
                     insert(losses),
                     [
                         {
@@ -245,15 +275,6 @@ def _ran_until(last_seen: Mapping[str, datetime]) -> ColumnElement[int]:
     ran = cast(func.greatest(0, extract("epoch", end - tasks.c.claimed_at) * 1000), BigInteger)
     return tasks.c.ran_ms + func.coalesce(
         select(ran).where(seen.c.id == tasks.c.worker_id).correlate(tasks).scalar_subquery(), 0
-    )
-
-
-def _orphaned(lease_s: float) -> ColumnElement[bool]:
-    """Held by a worker that is not registered: one that was buried while it claimed."""
-    return and_(
-        tasks.c.worker_id.is_not(None),
-        ~exists().where(workers.c.id == tasks.c.worker_id),
-        tasks.c.claimed_at < func.clock_timestamp() - lease_s * _SECOND,
     )
 
 

@@ -15,9 +15,20 @@ from typing import Any
 from taskengine.schema import HeaderParameter
 from taskengine.wire.jsonrpc import HEADER_MISMATCH, Request, RpcError
 
-__all__ = ["NAME_SOURCES", "RawHeaders", "check_parameters", "check_routing", "values"]
+__all__ = ["NAME_SOURCES", "Headers", "RawHeaders", "check_parameters", "check_routing", "values"]
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
+
+
+class Headers(list[tuple[bytes, bytes]]):
+    """The raw pairs of one request, looked through once: most checks ask for a header by its name."""
+
+    def __init__(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        super().__init__(pairs)
+        self.named: dict[bytes, list[bytes]] = {}
+        for name, value in self:
+            self.named.setdefault(name.lower(), []).append(value)
+
 
 VERSION = "mcp-protocol-version"
 METHOD = "mcp-method"
@@ -41,8 +52,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 
 def values(headers: RawHeaders, name: str) -> list[str]:
     """Every value of a header, without the blanks around it (M-HDR-09); names in any case (M-HDR-08)."""
-    wanted = name.lower().encode()
-    return [value.strip(b" \t").decode("latin-1") for key, value in headers if key.lower() == wanted]
+    return [value.strip(b" \t").decode("latin-1") for value in _named(headers, name)]
 
 
 def check_routing(headers: RawHeaders | None, request: Request, version: str) -> None:
@@ -99,8 +109,7 @@ def _match(headers: RawHeaders, name: str, title: str, body: str) -> None:
 
 def _only(headers: RawHeaders, name: str, title: str) -> str | None:
     """The header's one value, None when absent. Repeated or unprintable ones are refused (M-HDR-20, M-HDR-27)."""
-    wanted = name.lower().encode()
-    found = [value for key, value in headers if key.lower() == wanted]
+    found = _named(headers, name)
     if not found:
         return None
     if len(found) > 1:
@@ -108,6 +117,13 @@ def _only(headers: RawHeaders, name: str, title: str) -> str | None:
     if not _PRINTABLE.fullmatch(found[0]):
         raise RpcError(HEADER_MISMATCH, f"The header {title} has characters that only =?base64?…?= may carry")
     return found[0].strip(b" \t").decode("ascii")
+
+
+def _named(headers: RawHeaders, name: str) -> Sequence[bytes]:
+    wanted = name.lower().encode()
+    if isinstance(headers, Headers):
+        return headers.named.get(wanted, ())
+    return [value for key, value in headers if key.lower() == wanted]
 
 
 def _decoded(value: str, title: str) -> str:

@@ -57,7 +57,7 @@ async def test_the_heartbeat_goes_on_after_an_error_of_any_kind(
 ) -> None:
     renew, failed = Workers.renew, threading.Event()
 
-    async def fail_once(self: Workers, worker_id: str, lease_s: float) -> bool:
+    async def fail_once(self: Workers, worker_id: str, lease_s: float) -> frozenset[tuple[str, int]] | None:
         if not failed.is_set():
             failed.set()
             raise RuntimeError("something nobody thought of")

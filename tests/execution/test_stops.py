@@ -23,8 +23,8 @@ from taskengine.lifecycle import Phase, Status
 from taskengine.records import Claim, Entry, TaskRecord
 from taskengine.settings import Settings
 from taskengine.store import Store
-from taskengine.store.attempts import Attempts
 from taskengine.store.journal import Journal
+from taskengine.store.workers import Workers
 from tests.apps.stopping import engine as stopping
 from tests.execution.test_processes import APP, OPTIONS, _Port, a_claim
 from tests.jobs.test_worker import appears, lines
@@ -196,19 +196,19 @@ async def test_an_attempt_that_parks_between_two_looks_of_the_heartbeat_goes_on(
 ) -> None:
     """What runs is read first, then what the store says is held."""
     doorbell = await stored(store, tool="asks", arguments={})
-    held_by, staged = Attempts.held_by, threading.Event()
+    renew, staged = Workers.renew, threading.Event()
 
-    async def after_it_parked(self: Attempts, worker_id: str) -> frozenset[tuple[str, int]]:
+    async def after_it_parked(self: Workers, worker_id: str, lease_s: float) -> frozenset[tuple[str, int]] | None:
         if begun and not staged.is_set():
             go.set()
             async with asyncio.timeout(20):
                 while (await execute(database_url, "SELECT phase FROM tasks"))[0]["phase"] != "waiting":
                     await asyncio.sleep(0.01)
             staged.set()
-        return await held_by(self, worker_id)
+        return await renew(self, worker_id, lease_s)
 
-    monkeypatch.setattr(Attempts, "held_by", after_it_parked)
-    runner.offer(doorbell, lambda: None)
+    monkeypatch.setattr(Workers, "renew", after_it_parked)
+    runner.offer([doorbell], lambda: None)
     await asyncio.wait_for(runner.heard.wait(), 30)
     assert staged.is_set()
     await store.inputs.answer(doorbell.task_id, OWNER, {"sure": {"action": "accept", "content": {}}})
@@ -223,22 +223,22 @@ async def test_a_claim_whose_journal_loads_long_is_not_handed_back(
     first = await claimed(store, tool="asks", arguments={})
     await store.journal.record(first, [Entry("1", "now", "", value='"2020-01-01T00:00:00+00:00"')])
     doorbell = await store.attempts.release(first)
-    load, held_by, looks = Journal.load, Attempts.held_by, threading.Semaphore(0)
+    load, renew, looks = Journal.load, Workers.renew, threading.Semaphore(0)
 
     async def slowly(self: Journal, task_id: str) -> dict[str, Entry]:
         while not go.is_set():
             await asyncio.sleep(0.01)
         return await load(self, task_id)
 
-    async def counted(self: Attempts, worker_id: str) -> frozenset[tuple[str, int]]:
-        held = await held_by(self, worker_id)
+    async def counted(self: Workers, worker_id: str, lease_s: float) -> frozenset[tuple[str, int]] | None:
+        held = await renew(self, worker_id, lease_s)
         if held:
             looks.release()
         return held
 
     monkeypatch.setattr(Journal, "load", slowly)
-    monkeypatch.setattr(Attempts, "held_by", counted)
-    runner.offer(doorbell, lambda: None)
+    monkeypatch.setattr(Workers, "renew", counted)
+    runner.offer([doorbell], lambda: None)
     for _ in range(3):  # a stray is handed back at the second
         assert await asyncio.to_thread(looks.acquire, timeout=30)
     row = await store.inspection.show(first.task_id)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from taskengine.jobs.bell import Bell
 from taskengine.jobs.pool import SlotPool
 from taskengine.records import Doorbell
 from taskengine.settings import Settings
@@ -23,11 +24,19 @@ class _Host:
     settings = Settings(async_slots=SLOTS, sync_slots=1)
     routes = ("default", "default.sync")
 
+    def __init__(self) -> None:
+        self.offered: list[str] = []
+        self.rung: list[str] = []
+        self.decide: list[Callable[[], None]] = []
+
     def start(self, pool: SlotPool) -> None: ...
 
-    def offer(self, doorbell: Doorbell, settled: Callable[[], None]) -> None: ...
+    def offer(self, doorbells: Sequence[Doorbell], settled: Callable[[], None]) -> None:
+        self.offered += [doorbell.task_id for doorbell in doorbells]
+        self.decide.append(settled)
 
-    def ring(self, doorbell: Doorbell) -> None: ...
+    def ring(self, doorbell: Doorbell) -> None:
+        self.rung.append(doorbell.task_id)
 
     def drain(self) -> None: ...
 
@@ -67,13 +76,14 @@ class _Consumer:
         self.names.add(name)
 
 
-def _apply(pool: SlotPool, task_id: str) -> None:
+def _apply(pool: SlotPool, task_id: str, *more: Any, forget: Callable[[Any], None] = lambda _: None) -> None:
     request = {"delivery_info": {"routing_key": "taskengine.default"}}
+    options = {"more": more} if more else {}
     pool.on_apply(
         None,
-        (None, None, request, json.dumps([[task_id, 1], {}, {}])),
+        (None, None, request, json.dumps([[task_id, 1], options, {}])),
         {},
-        callback=lambda _: None,
+        callback=forget,
         accept_callback=lambda _pid, _at: None,
     )
 
@@ -100,3 +110,49 @@ def test_slots_that_come_free_while_the_broker_goes_away_are_free_afterwards() -
         _apply(pool, f"tsk_again_{n}")
     assert pool.crowded("default") == ()
     assert "taskengine.default" in consumer.names
+
+
+def test_a_job_of_several_doorbells_takes_the_free_slots_and_what_is_left_is_rung_for_others() -> None:
+    host, forgotten = _Host(), list[Any]()
+    pool, loop, consumer = SlotPool(app=SimpleNamespace(taskengine_host=host)), _Loop(), _Consumer()
+    pool._state = pool.RUN
+    pool.register_with_event_loop(loop)
+    pool.attach(consumer)
+    _apply(pool, "a", ("b", 1), ("c", 1), ("d", 1), forget=forgotten.append)
+    assert (host.offered, host.rung) == (["a", "b", "c"], ["d"])
+    assert "taskengine.default" not in consumer.names
+    loop.turn()
+    assert not forgotten
+    (decided,) = host.decide
+    decided()
+    loop.turn()
+    assert len(forgotten) == 1
+
+
+@pytest.mark.parametrize("more", [[1], [["b"]], [[1, "b"]], "bc", 7, [None]])
+def test_a_job_with_anything_else_among_its_doorbells_is_dropped_whole(more: Any) -> None:
+    host, forgotten = _Host(), list[Any]()
+    pool = SlotPool(app=SimpleNamespace(taskengine_host=host))
+    pool._state = pool.RUN
+    request = {"delivery_info": {"routing_key": "taskengine.default"}}
+    body = json.dumps([["a", 1], {"more": more}, {}])
+    pool.on_apply(None, (None, None, request, body), {}, callback=forgotten.append, accept_callback=lambda *_: None)
+    assert (host.offered, host.rung, len(forgotten)) == ([], [], 1)
+
+
+def test_doorbells_that_gather_go_together_by_route_and_in_their_order() -> None:
+    bell = Bell(Settings())
+    for route, count in (("default", 20), ("default.sync", 2), ("gpu", 1), ("default", 1)):
+        for n in range(count):
+            bell.ring(Doorbell(f"{route}-{n}", 1, route))
+    gathered = [bell._next()[0] for _ in range(6)]
+    assert [len(doorbells) for doorbells in gathered] == [16, 4, 1, 1, 1, 1]
+    assert [doorbell.task_id for doorbells in gathered[:2] for doorbell in doorbells] == [
+        f"default-{n}" for n in range(20)
+    ]
+    assert [{doorbell.queue for doorbell in doorbells} for doorbells in gathered[2:]] == [
+        {"default.sync"},
+        {"default.sync"},
+        {"gpu"},
+        {"default"},
+    ]

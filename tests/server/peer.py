@@ -289,10 +289,9 @@ class Hands:
         self.store = store
 
     async def rows(self, where: str = "TRUE") -> Sequence[Any]:
-        found = await self.store._database.run(
+        return await self.store._database.run(
             text(f"SELECT id, queue, attempt, status, phase FROM tasks WHERE {where} ORDER BY created_at")
         )
-        return found.all()
 
     async def hears(self, sessions: int = 1) -> None:
         """Wait until that many front ends listen to the database: an announcement before reaches nobody."""

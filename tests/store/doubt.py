@@ -60,7 +60,7 @@ NOT_REPEATED = {
     "upkeep.sweep": "each round takes another batch",
     "workers.register": "the next try is another worker, and the first is buried with its lease",
     "workers.reap": "each round buries who is dead then; the doorbells of a lost answer are rung by the relay",
-    "workers.look": "it is a look, and looking twice is another look",
+    "upkeep.look": "it notes who is suspected, and looking twice notes the same",
     "sessions.tell": "a notice; who misses it finds the letter at its next look",
     "sessions.sweep": "each round takes what is there",
 }
@@ -68,7 +68,6 @@ NOT_REPEATED = {
 
 READS = {
     "tasks": {"get", "get_many", "lines", "of_session", "page", "recent"},
-    "attempts": {"held_by"},
     "journal": {"load"},
     "children": {"depth"},
     "waits": {"answers", "due_in_s"},

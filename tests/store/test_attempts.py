@@ -12,7 +12,7 @@ from taskengine.losses import Loss
 from taskengine.records import Claim, Doorbell, Entry
 from taskengine.store import Store
 from taskengine.store.database import Database
-from tests.store.calls import OWNER, RESULT, claimed, question, stored, take, worker
+from tests.store.calls import LEASE_S, OWNER, RESULT, claimed, question, stored, take, worker
 from tests.store.sql import execute
 
 ERROR = '{"code":-32603,"message":"lost"}'
@@ -108,7 +108,7 @@ async def test_asking_frees_the_worker_and_shows_the_questions_in_order(store: S
     record = await store.tasks.get(claim.task_id, OWNER)
     assert (record.status, record.phase) == (Status.INPUT_REQUIRED, Phase.WAITING)
     assert [each.key for each in record.open_questions] == ["b", "a"]
-    assert await store.attempts.held_by("w1") == frozenset()
+    assert await store.workers.renew("w1", LEASE_S) == frozenset()
 
 
 async def test_lost_attempts_are_repeated_until_there_were_too_many(store: Store) -> None:
@@ -273,7 +273,7 @@ async def test_a_claim_is_known_here_for_as_long_as_its_journal_is_being_read(
     monkeypatch.setattr(store.journal, "load", slowly)
     claiming = asyncio.create_task(store.attempts.claim(doorbell, "w1"))
     await asyncio.wait_for(reading.wait(), 10)
-    assert store.attempts.loading == await store.attempts.held_by("w1") == {(first.task_id, 2)}
+    assert store.attempts.loading == await store.workers.renew("w1", 15.0) == {(first.task_id, 2)}
     go_on.set()
     await asyncio.wait({claiming})
     assert (claiming.exception() is not None) is fails

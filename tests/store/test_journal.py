@@ -143,9 +143,9 @@ async def test_a_childs_result_is_kept_while_its_parent_lives(store: Store, data
     assert taken is not None
     await store.attempts.complete(taken, RESULT, is_error=False, status_message="done")
     await execute(database_url, "UPDATE tasks SET expires_at = now() - interval '1 hour' WHERE id = $1", CHILD)
-    assert await store.upkeep.sweep() == 0
+    assert (await store.upkeep.sweep()).tasks == 0
     await store.attempts.complete(claim, RESULT, is_error=False, status_message="done")
-    assert await store.upkeep.sweep() == 1
+    assert (await store.upkeep.sweep()).tasks == 1
 
 
 async def test_cancelling_a_task_cancels_all_below_it(store: Store) -> None:

@@ -48,12 +48,16 @@ def _differences(connection: Connection) -> list[Any]:
 
 
 async def definitions(url: str) -> set[tuple[str, str]]:
-    """Every constraint and index of ours, as Postgres itself words it."""
+    """Every constraint, index and storage setting of ours, as Postgres itself words it."""
     constraints = (
         "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
     )
     indexes = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
-    rows = [row for statement in (constraints, indexes) for row in await execute(url, statement)]
+    storage = (
+        "SELECT relname, array_to_string(reloptions, ', ') FROM pg_class"
+        " WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND reloptions IS NOT NULL"
+    )
+    rows = [row for statement in (constraints, indexes, storage) for row in await execute(url, statement)]
     return {(row[0], row[1]) for row in rows if migrate.VERSION_TABLE not in row[1] + row[0]}
 
 
@@ -71,10 +75,10 @@ def test_migrations_and_models_give_the_same_schema(empty_database_url: str) -> 
     assert _on(empty_database_url, _differences) == []
 
 
-def test_migrations_and_models_have_the_same_constraints_and_indexes(
+def test_migrations_and_models_have_the_same_constraints_indexes_and_storage(
     empty_database_url: str, services: Services
 ) -> None:
-    """Alembic's comparison leaves out CHECKs and the conditions of partial indexes."""
+    """Alembic's comparison leaves out CHECKs, the conditions of partial indexes, and how a table is stored."""
     migrate.upgrade(empty_database_url)
     made_from_models = services.create_database(migrated=False)
     try:

@@ -7,7 +7,8 @@ import asyncpg
 
 from taskengine.lifecycle import Status
 from taskengine.store import Store
-from tests.store.calls import OWNER, RESULT, claimed, question, stored
+from taskengine.store.upkeep import SWEEPING, Due, Swept
+from tests.store.calls import LEASE_S, OWNER, RESULT, claimed, question, stored
 from tests.store.sql import execute
 
 EXPIRED = '{"code":-31001,"message":"nobody answered"}'
@@ -66,7 +67,7 @@ async def test_only_expired_ends_are_swept_with_everything_of_theirs(store: Stor
     await store.tasks.cancel(swept.task_id, OWNER)
     await store.attempts.complete(kept, RESULT, is_error=False, status_message="Completed")
     await execute(database_url, "UPDATE tasks SET expires_at = now() - interval '1 s' WHERE id <> $1", kept.task_id)
-    assert await store.upkeep.sweep() == 1
+    assert (await store.upkeep.sweep()).tasks == 1
     rows = await execute(database_url, "SELECT id FROM tasks ORDER BY created_at")
     assert [row["id"] for row in rows] == [kept.task_id, live.task_id]
     assert await execute(database_url, "SELECT 1 FROM inputs") == []
@@ -76,7 +77,69 @@ async def test_sweeping_goes_in_batches(store: Store, database_url: str) -> None
     for _ in range(5):
         await store.tasks.cancel((await stored(store)).task_id, OWNER)
     await execute(database_url, "UPDATE tasks SET expires_at = now() - interval '1 s'")
-    assert [await store.upkeep.sweep(2) for _ in range(4)] == [2, 2, 1, 0]
+    assert [(await store.upkeep.sweep(2)).tasks for _ in range(4)] == [2, 2, 1, 0]
+
+
+async def test_a_sweep_goes_on_where_its_last_batch_stopped(store: Store, database_url: str) -> None:
+    for _ in range(3):
+        await store.tasks.cancel((await stored(store)).task_id, OWNER)
+    await execute(
+        database_url,
+        "UPDATE tasks SET expires_at = now() - n * interval '1 s' FROM"
+        " (SELECT id AS each, row_number() OVER () AS n FROM tasks) AS numbered WHERE id = each",
+    )
+    first = await store.upkeep.sweep(1)
+    assert (first.tasks, (await store.upkeep.sweep(2, first.until)).tasks) == (1, 2)
+    assert await store.upkeep.sweep(1) == Swept(0, None)
+
+
+async def test_one_sweep_goes_on_at_a_time(store: Store, database_url: str) -> None:
+    await store.tasks.cancel((await stored(store)).task_id, OWNER)
+    await execute(database_url, "UPDATE tasks SET expires_at = now() - interval '1 s'")
+    holder = await asyncpg.connect(database_url)
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT pg_advisory_xact_lock($1)", SWEEPING)
+            assert (await store.upkeep.sweep()).tasks == 0
+    finally:
+        await holder.close()
+    assert (await store.upkeep.sweep()).tasks == 1
+
+
+async def test_a_look_at_an_empty_database_finds_nothing_to_do(store: Store) -> None:
+    assert await store.upkeep.look(LEASE_S, 2.0, thorough=True) == Due(
+        dead=False,
+        held_by_nobody=False,
+        unheard=False,
+        wake_in_s=None,
+        parents=False,
+        children=False,
+        ending=False,
+        expired=False,
+    )
+
+
+async def test_a_look_finds_what_has_expired_or_soon_will(store: Store, database_url: str) -> None:
+    await store.tasks.cancel((await stored(store)).task_id, OWNER)
+    await stored(store)
+    due = await store.upkeep.look(LEASE_S, 2.0)
+    assert not (due.ending or due.expired)
+    await execute(database_url, "UPDATE tasks SET expires_at = now() - interval '1 s'")
+    due = await store.upkeep.look(LEASE_S, 2.0)
+    assert due.ending
+    assert due.expired
+
+
+async def test_a_look_finds_an_unheard_doorbell_and_a_task_that_nobody_holds(store: Store, database_url: str) -> None:
+    await stored(store)
+    claim = await claimed(store)
+    assert (await store.upkeep.look(LEASE_S, 0.0)).unheard
+    assert not (await store.upkeep.look(LEASE_S, 60.0)).unheard
+    await store.workers.leave(claim.worker_id)
+    assert not (await store.upkeep.look(LEASE_S, 60.0, thorough=True)).held_by_nobody
+    await execute(database_url, "UPDATE tasks SET claimed_at = claimed_at - interval '1 hour'")
+    assert (await store.upkeep.look(LEASE_S, 60.0, thorough=True)).held_by_nobody
+    assert not (await store.upkeep.look(LEASE_S, 60.0)).held_by_nobody
 
 
 async def test_a_task_nobody_answers_fails_after_the_longest_retention(store: Store, database_url: str) -> None:
@@ -99,7 +162,7 @@ async def test_the_sweep_reads_only_what_has_expired(store: Store, database_url:
     )
     await execute(database_url, "UPDATE tasks SET expires_at = now() - interval '1 second' WHERE id = 'c7'")
     await execute(database_url, "ANALYZE tasks")
-    assert await store.upkeep.sweep() == 1
+    assert (await store.upkeep.sweep()).tasks == 1
     await store.close()  # a session that ends reports what it read
     statement = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'ix_tasks_sweep'"
     async with asyncio.timeout(10):

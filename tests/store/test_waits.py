@@ -11,7 +11,7 @@ from taskengine.errors import ClaimLost
 from taskengine.lifecycle import Phase, Status
 from taskengine.records import Claim, Doorbell, Entry
 from taskengine.store import Store
-from tests.store.calls import OWNER, RESULT, claimed, question, take
+from tests.store.calls import LEASE_S, OWNER, RESULT, claimed, question, take
 from tests.store.sql import execute
 from tests.store.test_journal import FIRST, called, child
 
@@ -48,7 +48,7 @@ async def test_a_sleeping_task_works_waits_and_holds_nobody(store: Store) -> Non
     entry = Entry("1", "sleep", "", due=LATER)
     assert await store.waits.park(claim, message="Sleeping", entries=[entry], wake_at=LATER) is None
     assert await phase(store, claim) == (Status.WORKING, Phase.WAITING)
-    assert await store.attempts.held_by("w1") == frozenset()
+    assert await store.workers.renew("w1", LEASE_S) == frozenset()
     assert (await store.journal.load(claim.task_id))["1"] == entry
 
 

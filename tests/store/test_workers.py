@@ -22,19 +22,19 @@ async def test_a_worker_whose_lease_ended_is_buried_and_its_tasks_are_due(store:
     await worker(store, "w1")
     claim = await claimed(store, "w1")
     await _expire_lease(database_url, "w1")
-    assert await store.workers.look(NO_GRACE_S)
+    assert (await store.upkeep.look(NO_GRACE_S, 2)).dead
     reaped = await store.workers.reap(NO_GRACE_S, 3)
     assert reaped.workers == ("w1",)
     assert [(bell.task_id, bell.attempt) for bell in reaped.doorbells] == [(claim.task_id, 2)]
-    assert not await store.workers.renew("w1", LEASE_S)
+    assert await store.workers.renew("w1", LEASE_S) is None
 
 
 async def test_a_live_worker_keeps_its_tasks(store: Store) -> None:
     await worker(store, "w1")
     claim = await claimed(store, "w1")
-    assert not await store.workers.look(LEASE_S)
+    assert not (await store.upkeep.look(LEASE_S, 2)).dead
     assert (await store.workers.reap(LEASE_S, 3)).doorbells == ()
-    assert await store.attempts.held_by("w1") == {(claim.task_id, 1)}
+    assert await store.workers.renew("w1", LEASE_S) == {(claim.task_id, 1)}
 
 
 async def test_a_task_that_lost_too_many_workers_fails(store: Store, database_url: str) -> None:
@@ -64,7 +64,7 @@ async def test_no_lease_ends_soon_after_postgres_started(store: Store, database_
 async def test_a_free_presence_lock_must_be_seen_twice(store: Store, database_url: str) -> None:
     await worker(store, "w1", presence_key=77)
     await claimed(store, "w1")
-    await store.workers.look(NO_GRACE_S)
+    await store.upkeep.look(NO_GRACE_S, 2)
     assert (await store.workers.reap(LEASE_S, 3)).workers == ()
     await execute(database_url, "UPDATE workers SET suspected_at = suspected_at - interval '2 seconds'")
     assert (await store.workers.reap(LEASE_S, 3)).workers == ("w1",)
@@ -72,11 +72,11 @@ async def test_a_free_presence_lock_must_be_seen_twice(store: Store, database_ur
 
 async def test_a_worker_that_holds_its_lock_again_is_no_longer_suspected(store: Store, database_url: str) -> None:
     await worker(store, "w1", presence_key=78)
-    await store.workers.look(NO_GRACE_S)
+    await store.upkeep.look(NO_GRACE_S, 2)
     session = await asyncpg.connect(database_url)
     try:
         await hold_presence(session, 78)
-        await store.workers.look(NO_GRACE_S)
+        await store.upkeep.look(NO_GRACE_S, 2)
         (row,) = await execute(database_url, "SELECT suspected_at FROM workers")
         assert row["suspected_at"] is None
     finally:

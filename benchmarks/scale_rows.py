@@ -1,0 +1,196 @@
+"""A table of a million tasks: what a poll costs then, what a sweep of half of them costs the polls, HOT updates."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Callable
+
+from benchmarks.load import Connection, request
+from benchmarks.load import run as drive
+from benchmarks.scale_site import Figure, Site, execute, percentile, run
+from taskengine.server.caller import ANONYMOUS
+
+__all__ = ["hot", "polls", "sweep"]
+
+MANY, FEW = 1_000_000, 1_000
+ROUNDS, ROUND_S = 5, 4.0
+CONNECTIONS = 16
+EXPIRED = 500_000
+POLL_RATE = 200
+CALM_S, SWEPT_S = 20.0, 30.0
+PROGRESS_TASKS, PROGRESS_S = 20, 10.0
+
+# What a day leaves behind: mostly results of some hundred bytes, some failures and cancels, some that wait. Nothing is
+# due, so a worker beside it has nothing to do. `$2` is how long ago the oldest expired; null: all are kept.
+_FILL = f"""
+    INSERT INTO tasks (id, owner, tool, queue, status, phase, attempt, arguments, capabilities, status_message, result,
+        error, ran_ms, base_ttl_ms, ttl_ms, expires_at, poll_interval_ms, created_at, updated_at, claimed_at, rung_at,
+        ended_at, wake_at, stopped_at)
+    SELECT 'tsk_' || md5(n::text), '{ANONYMOUS.owner}', 'nothing', 'default',
+        CASE kind WHEN 'asks' THEN 'input_required' WHEN 'sleeps' THEN 'working' ELSE kind END,
+        CASE WHEN ended THEN 'done' ELSE 'waiting' END, 1,
+        '{{"path": "' || repeat(md5(n::text), 1 + n % 5) || '"}}', '{{}}', 'Completed',
+        CASE WHEN kind = 'completed' THEN
+            '{{"content":[{{"type":"text","text":"' || repeat(md5((n + 1)::text), 1 + (n * 7) % 20) || '"}}]}}' END,
+        CASE WHEN kind = 'failed' THEN '{{"code": -32000, "message": "It failed"}}' END,
+        n % 1000, 86400000, 86400000,
+        CASE WHEN $2::float IS NULL OR NOT ended THEN now() + interval '1 day'
+            ELSE now() - $2::float * interval '1 s' * n / $1::int END,
+        1000, moment, moment + interval '2 s', moment, moment,
+        CASE WHEN ended THEN moment + interval '2 s' END,
+        CASE WHEN kind = 'sleeps' THEN now() + interval '1 day' END,
+        CASE WHEN kind = 'cancelled' THEN moment END
+    FROM (SELECT n, now() - interval '1 day' * (1 - n::float / $1::int) AS moment,
+            CASE WHEN n % 100 < 90 THEN 'completed' WHEN n % 100 < 94 THEN 'failed' WHEN n % 100 < 97 THEN 'cancelled'
+                WHEN n % 100 < 99 THEN 'asks' ELSE 'sleeps' END AS kind,
+            n % 100 < 97 AS ended
+        FROM generate_series(1, $1::int) AS n) AS made
+"""
+_ASK = """
+    INSERT INTO inputs (task_id, key, position, attempt, method, params)
+    SELECT id, 'name', 0, 1, 'elicitation/create',
+        '{"mode": "form", "message": "Which?", "requestedSchema": {"type": "object", "properties": {}}}'
+    FROM tasks WHERE status = 'input_required'
+"""
+
+
+def _task_id(n: int) -> str:
+    return f"tsk_{hashlib.md5(str(n).encode(), usedforsecurity=False).hexdigest()}"
+
+
+def _filled(site: Site, count: int, expired_s: float | None = None) -> str:
+    """A database with so many tasks, as it is after a while: vacuumed and analysed."""
+    url = site.database()
+    begun = time.monotonic()
+    site.sql(_FILL, count, expired_s, url=url)
+    site.sql(_ASK, url=url)
+    site.sql("VACUUM (ANALYZE) tasks", url=url)
+    site.sql("VACUUM (ANALYZE) inputs", url=url)
+    size = site.sql("SELECT pg_size_pretty(pg_total_relation_size('tasks'))", url=url)[0][0]
+    print(f"  {count:,} tasks in {time.monotonic() - begun:.0f} s ({size})", flush=True)
+    return url
+
+
+def polls(site: Site) -> list[Figure]:
+    """The same polls of random tasks at both sizes, rounds in turn on one server."""
+    counts = (site.scaled(FEW), site.scaled(MANY))
+    few, many = (_filled(site, count) for count in counts)
+    took: dict[int, list[float]] = {count: [] for count in counts}
+    with site.front_end(few) as first, site.front_end(many) as second:
+        sides = tuple(zip(counts, (first, second), strict=True))
+        for _, front in sides:
+            run(drive(front.url, CONNECTIONS, 1.0, _polling(front.url, counts[0])))
+        for turn in range(ROUNDS):
+            for count, front in sides if turn % 2 else sides[::-1]:
+                load = run(drive(front.url, CONNECTIONS, ROUND_S, _polling(front.url, count)))
+                took[count].append(1000 / load.rate)
+                print(f"  {count:,} tasks: {load.rate:,.0f} polls/s", flush=True)
+    for url in (few, many):
+        site.drop(url)
+    small, large = (statistics.median(took[count]) for count in counts)
+    figure = f"{large / small:.2f} times the time ({large:.2f} ms of the machine a poll against {small:.2f} ms)"
+    what = f"polls at {counts[1]:,} retained tasks against {counts[0]:,}"
+    return [Figure(what, "at most 1.2 times the time", figure, large / small <= 1.2)]
+
+
+def _polling(url: str, count: int) -> Callable[[Connection], object]:
+    chosen = [_task_id(random.randint(1, count)) for _ in range(min(count, 50_000))]  # noqa: S311 - no secret
+    messages = itertools.cycle([request(url, "tasks/get", each, {"taskId": each}) for each in chosen])
+    return lambda connection: connection.send(next(messages))
+
+
+def sweep(site: Site) -> list[Figure]:
+    """A worker deletes half a million expired tasks while clients poll those that stay."""
+    count = site.scaled(EXPIRED)
+    url = _filled(site, count, expired_s=86_400.0)
+    kept = [row[0] for row in site.sql("SELECT id FROM tasks WHERE phase <> 'done' LIMIT 1000", url=url)]
+    (row,) = site.sql("SELECT count(*) FROM tasks WHERE phase = 'done'", url=url)
+    expired = row[0]
+    with site.front_end(url) as front:
+        run(_steadily(front.url, kept, 3.0))
+        calm = run(_steadily(front.url, kept, max(5.0, CALM_S * site.size)))
+        with site.worker(url):
+            begun = time.monotonic()
+            swept = run(_steadily(front.url, kept, max(5.0, SWEPT_S * site.size)))
+            (row,) = site.sql("SELECT count(*) FROM tasks WHERE phase = 'done'", url=url)
+            passed, gone = time.monotonic() - begun, expired - row[0]
+    site.drop(url)
+    before, during = (percentile(times, 0.99) * 1000 for times in (calm, swept))
+    print(f"  {gone:,} of {expired:,} tasks swept in {passed:.0f} s", flush=True)
+    return [
+        Figure(
+            f"sweeping {expired:,} expired tasks while {POLL_RATE} polls a second run: poll p99",
+            "at most doubled",
+            f"{during:.1f} ms against {before:.1f} ms; {gone / passed:,.0f} tasks swept a second",
+            during <= 2 * before and gone > 0,
+        )
+    ]
+
+
+async def _steadily(url: str, task_ids: list[str], seconds: float) -> list[float]:
+    """Seconds that each poll took from the moment it was due: one that had to wait for a connection counts it."""
+    free: asyncio.Queue[Connection] = asyncio.Queue()
+    for _ in range(CONNECTIONS):
+        free.put_nowait(await Connection.open(url))
+    loop = asyncio.get_running_loop()
+    messages = [request(url, "tasks/get", each, {"taskId": each}) for each in task_ids]
+    times: list[float] = []
+
+    async def poll(due: float, message: bytes) -> None:
+        connection = await free.get()
+        await connection.send(message)
+        times.append(loop.time() - due)
+        free.put_nowait(connection)
+
+    begun = loop.time()
+    async with asyncio.TaskGroup() as group:
+        for n in range(round(seconds * POLL_RATE)):
+            due = begun + n / POLL_RATE
+            await asyncio.sleep(due - loop.time())
+            group.create_task(poll(due, messages[n % len(messages)]))
+    while not free.empty():
+        await free.get_nowait().close()
+    return times
+
+
+def hot(site: Site) -> list[Figure]:
+    """How many updates of a task's row touch no index: of calls that say how far they are, and of calls that do not."""
+    url = site.database()
+    with site.front_end(url) as front, site.worker(url):
+        plain = _updates(site, url, front.url, "nothing", {}, site.scaled(200))
+        telling = _updates(site, url, front.url, "steps", {"seconds": PROGRESS_S * site.size}, PROGRESS_TASKS)
+    site.drop(url)
+    return [
+        Figure("updates of a task's row, no progress: all, and those in place (HOT)", "", plain, None),
+        Figure(f"the same with progress told all the time for {PROGRESS_S * site.size:.0f} s", "", telling, None),
+    ]
+
+
+def _updates(site: Site, url: str, endpoint: str, tool: str, arguments: dict[str, object], count: int) -> str:
+    def counted() -> tuple[int, int]:
+        time.sleep(1.5)  # sessions report what they did a second later
+        query = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'tasks'"
+        ((updated, in_place),) = site.sql(query, url=url)
+        return updated, in_place
+
+    async def call() -> None:
+        connection = await Connection.open(endpoint)
+        message = request(endpoint, "tools/call", tool, {"name": tool, "arguments": arguments})
+        for _ in range(count):
+            await connection.send(message)
+        alive = 1
+        while alive:
+            (row,) = await execute(url, "SELECT count(*) FROM tasks WHERE phase <> 'done'")
+            alive = row[0]
+            await asyncio.sleep(0.2)
+        await connection.close()
+
+    before = counted()
+    run(call())
+    updated, in_place = (after - earlier for after, earlier in zip(counted(), before, strict=True))
+    return f"{updated / count:.1f} a task, {in_place / updated:.0%} in place"

@@ -1,0 +1,134 @@
+"""One round trip and one commit for what several callers ask at the same time.
+
+What comes while a batch is under way goes with the next one: a lone caller pays one statement and waits for nobody, and
+under load the statements of many share what costs most, the way to Postgres and the flush of the log. Each is still a
+statement of its own, with its own conditions and its own fence; only their transaction is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from taskengine.errors import StoreUnavailable
+from taskengine.store.database import Database, Row
+from taskengine.store.statements import Prepared
+
+__all__ = ["Batches"]
+
+_Waiter = tuple[Mapping[str, Any], list["asyncio.Future[Row | None]"]]
+
+
+class Batches:
+    """For one statement that finds or changes one row. Made and used on one event loop."""
+
+    def __init__(
+        self,
+        database: Database,
+        statement: Prepared,
+        key: Mapping[str, str],
+        *,
+        shared: bool = False,
+        most: int = 64,
+    ) -> None:
+        """`key` tells the row of one caller from that of another: its parameters, each with the column that returns
+        it. Those who give the same are served by one execution when it is `shared` (a read), else by one batch after
+        the other. `most` go into one batch.
+        """
+        self._database = database
+        self._statement = statement
+        self._parameters = tuple(key)
+        self._columns = tuple(key.values())
+        self._shared = shared
+        self._most = most
+        self._waiting: dict[tuple[Any, ...], _Waiter] = {}
+        self._later: list[tuple[Mapping[str, Any], asyncio.Future[Row | None]]] = []
+        """Whose key is among the waiting already."""
+        self._runner: asyncio.Task[None] | None = None
+
+    async def run(self, values: Mapping[str, Any]) -> Row | None:
+        """The row that the statement returned for these values, None when there was none. Raises StoreUnavailable.
+
+        Whoever is cancelled while he waits does not know whether his statement was done.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Row | None] = loop.create_future()
+        self._add(values, answer)
+        if self._runner is None:
+            self._runner = loop.create_task(self._run())
+        return await answer
+
+    def _add(self, values: Mapping[str, Any], answer: asyncio.Future[Row | None]) -> None:
+        key = tuple(values[name] for name in self._parameters)
+        if key not in self._waiting:
+            self._waiting[key] = (values, [answer])
+        elif self._shared:
+            self._waiting[key][1].append(answer)
+        else:
+            self._later.append((values, answer))
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._next()
+                try:
+                    await self._serve(batch)
+                except BaseException as error:
+                    for _, answers in batch.values():
+                        _tell(answers, error=error)
+                    if not isinstance(error, Exception):
+                        raise
+        finally:
+            self._runner = None
+
+    def _next(self) -> dict[tuple[Any, ...], _Waiter]:
+        if len(self._waiting) <= self._most:
+            batch, self._waiting = self._waiting, {}
+        else:
+            batch = {key: self._waiting.pop(key) for key in list(self._waiting)[: self._most]}
+        later, self._later = self._later, []
+        for values, answer in later:
+            self._add(values, answer)
+        return batch
+
+    async def _serve(self, batch: dict[tuple[Any, ...], _Waiter]) -> None:
+        try:
+            if len(batch) == 1:
+                ((values, _),) = batch.values()
+                rows = await self._database.run(self._statement, values)
+            else:
+                # In one order, as everybody who locks several rows.
+                ordered = [values for _, (values, _) in sorted(batch.items(), key=lambda item: item[0])]
+                rows = await self._database.run_many(self._statement, ordered)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            if len(batch) == 1:
+                raise
+            # One of them is refused, and with it all were: each for itself, then.
+            for key, waiter in batch.items():
+                try:
+                    await self._serve({key: waiter})
+                except StoreUnavailable:
+                    raise
+                except Exception as error:
+                    _tell(waiter[1], error=error)
+            return
+        found = {tuple(row[name] for name in self._columns): row for row in rows}
+        for key, (_, answers) in batch.items():
+            _tell(answers, found.get(key))
+
+
+def _tell(
+    answers: list[asyncio.Future[Row | None]], row: Row | None = None, error: BaseException | None = None
+) -> None:
+    for answer in answers:
+        if answer.done():
+            continue
+        if error is None:
+            answer.set_result(row)
+        elif isinstance(error, asyncio.CancelledError):
+            answer.cancel()
+        else:
+            answer.set_exception(error)

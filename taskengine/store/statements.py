@@ -1,0 +1,75 @@
+"""From a statement of SQLAlchemy's to SQL text and arguments in order, which is what asyncpg runs.
+
+SQLAlchemy writes every statement and runs none: its way through an execution costs several times what the driver needs
+for a read by primary key. A statement that is met all the time is `prepared` once, at import; of any other the text is
+kept by its shape, so that only its values are new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import CTE, BindParameter, Executable, Subquery
+from sqlalchemy.dialects.postgresql import asyncpg
+from sqlalchemy.sql.visitors import iterate
+
+__all__ = ["Prepared", "compiled", "prepared"]
+
+_DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]
+_shapes: dict[Any, Any] = {}
+"""As many as the code has places that build a statement."""
+
+
+class Prepared:
+    """The text of a statement, and what its arguments are called."""
+
+    __slots__ = ("_fixed", "_names", "sql")
+
+    def __init__(self, statement: Executable) -> None:
+        # A plan that Postgres keeps for all arguments uses a partial index only where its condition is literal.
+        for part in _parts(statement, set()):
+            if isinstance(part, BindParameter) and part.unique and isinstance(part.value, int | str | list):
+                part.literal_execute = True
+        text: Any = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
+        given: dict[str, Any] = {name: None for name, bind in text.binds.items() if bind.required}
+        expanded = text.construct_expanded_state(text.construct_params(given))
+        self.sql = expanded.statement
+        self._names = tuple(expanded.positiontup or ())
+        self._fixed = {name: value for name, value in expanded.parameters.items() if name not in given}
+
+    def arguments(self, values: Mapping[str, Any]) -> list[Any]:
+        """In the order of the text: `values` by name, and what stands in the statement itself."""
+        fixed = self._fixed
+        return [values[name] if name in values else fixed[name] for name in self._names]
+
+
+def _parts(whole: Any, seen: set[int]) -> Iterator[Any]:
+    """Every part of a statement, with what is only named by its columns (a DELETE's CTE)."""
+    seen.add(id(whole))
+    for part in iterate(whole):
+        yield part
+        source = getattr(part, "table", None)
+        if isinstance(source, CTE | Subquery) and id(source) not in seen:
+            yield from _parts(source, seen)
+
+
+def prepared(statement: Executable) -> Prepared:
+    """For a statement that never changes; its values are named by `bindparam`."""
+    return Prepared(statement)
+
+
+def compiled(
+    statement: Executable, values: Mapping[str, Any], columns: list[str] | None = None
+) -> tuple[str, list[Any]]:
+    """The same for one that was built just now. `columns` are those of an INSERT that names none."""
+    kept: Any = statement
+    # The one name of SQLAlchemy's here that is not public: its own engines find the text of a statement this way.
+    text, extracted, *_ = kept._compile_w_cache(  # noqa: SLF001
+        _DIALECT, compiled_cache=_shapes, column_keys=columns or []
+    )
+    parameters = text.construct_params(dict(values), extracted_parameters=extracted)
+    if text.post_compile_params or text.literal_execute_params:
+        expanded = text.construct_expanded_state(parameters)
+        return expanded.statement, list(expanded.positional_parameters)
+    return text.string, [parameters[name] for name in text.positiontup or ()]

@@ -1,0 +1,111 @@
+"""What one process sends to Postgres and to the broker, counted on the wire."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+__all__ = ["Commands", "Statements"]
+
+_NEGOTIATIONS = {80877103, 80877104}
+"""Codes of a client that asks for encryption before it begins."""
+
+
+class Statements:
+    """Executed statements and round trips of a PostgreSQL client, over all its connections.
+
+    What makes a connection ready (its start, preparing a statement) does not count.
+    """
+
+    def __init__(self, ignored: Callable[[str], bool]) -> None:
+        self.executed: Counter[str] = Counter()
+        self.trips = 0
+        self.ignored = ignored
+
+    def tap(self) -> Callable[[bytes], None]:
+        return _Session(self).feed
+
+    def execute(self, sql: str) -> bool:
+        """Whether it counts."""
+        if self.ignored(sql):
+            return False
+        self.executed[sql] += 1
+        return True
+
+
+class _Session:
+    """The messages of one connection."""
+
+    def __init__(self, counts: Statements) -> None:
+        self._counts = counts
+        self._buffer = b""
+        self._begun = False
+        self._prepared: dict[bytes, str] = {}
+        self._portals: dict[bytes, str] = {}
+        self._pending = False
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+        while True:
+            head = 1 if self._begun else 0
+            if len(self._buffer) < head + 4:
+                return
+            end = head + int.from_bytes(self._buffer[head : head + 4])
+            if len(self._buffer) < end:
+                return
+            kind, body = self._buffer[:head], self._buffer[head + 4 : end]
+            self._buffer = self._buffer[end:]
+            if self._begun:
+                self._take(kind, body)
+            else:
+                self._begun = int.from_bytes(body[:4]) not in _NEGOTIATIONS
+
+    def _take(self, kind: bytes, body: bytes) -> None:
+        words = body.split(b"\0", 2)
+        match kind:
+            case b"P":
+                self._prepared[words[0]] = words[1].decode()
+            case b"B":
+                self._portals[words[0]] = self._prepared[words[1]]
+            case b"E":
+                self._pending |= self._counts.execute(self._portals[words[0]])
+            case b"S":
+                self._counts.trips += self._pending
+                self._pending = False
+            case b"Q":
+                self._counts.trips += self._counts.execute(words[0].decode())
+
+
+class Commands:
+    """Commands that a client sends to Redis or Valkey, by name."""
+
+    def __init__(self) -> None:
+        self.sent: Counter[str] = Counter()
+
+    def tap(self) -> Callable[[bytes], None]:
+        buffer = b""
+
+        def feed(data: bytes) -> None:
+            nonlocal buffer
+            buffer += data
+            while (taken := _command(buffer)) is not None:
+                name, buffer = taken
+                self.sent[name] += 1
+
+        return feed
+
+
+def _command(buffer: bytes) -> tuple[str, bytes] | None:
+    """The name of the first command and what follows it; None while it is not there whole."""
+    count, newline, rest = buffer.partition(b"\r\n")
+    if not newline:
+        return None
+    parts = []
+    for _ in range(int(count.removeprefix(b"*"))):
+        length, newline, rest = rest.partition(b"\r\n")
+        size = int(length.removeprefix(b"$") or 0)
+        if not newline or len(rest) < size + 2:
+            return None
+        parts.append(rest[:size])
+        rest = rest[size + 2 :]
+    return parts[0].decode().upper(), rest
