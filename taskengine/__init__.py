@@ -29,10 +29,14 @@ from taskengine.errors import (
     ToolError,
     Unanswered,
 )
+from taskengine.identity import AccessToken, Identity
+from taskengine.limits import Limit, per, total
 from taskengine.questions import Answer, Form, Root, Roots, Sample, SampleAnswer, Url
+from taskengine.sensitive import Sensitive
 from taskengine.tool import Tool
 
 __all__ = [
+    "AccessToken",
     "Answer",
     "BadAnswer",
     "CallFailed",
@@ -41,6 +45,8 @@ __all__ = [
     "DeclarationError",
     "EngineError",
     "Form",
+    "Identity",
+    "Limit",
     "MissingCapability",
     "ProtocolError",
     "ReplayMismatch",
@@ -48,6 +54,7 @@ __all__ = [
     "Roots",
     "Sample",
     "SampleAnswer",
+    "Sensitive",
     "StepFailed",
     "SyncContext",
     "TaskEngine",
@@ -56,4 +63,6 @@ __all__ = [
     "ToolResult",
     "Unanswered",
     "Url",
+    "per",
+    "total",
 ]

@@ -52,7 +52,7 @@ def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
 
 
 def test_the_tests_that_hold_the_guarantees_exist() -> None:
-    pages = ("concepts.md", "durability.md")
+    pages = ("concepts.md", "durability.md", "security.md")
     named = {name for page in pages for name in re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text())}
     code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     there = set(re.findall(r"def (test_\w+)", code))

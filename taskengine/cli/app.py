@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from taskengine.cli.answer import answer
+from taskengine.cli.audit import audit
 from taskengine.cli.call import call
 from taskengine.cli.cancel import cancel
 from taskengine.cli.connect import connect
@@ -15,6 +16,8 @@ from taskengine.cli.keep import keep
 from taskengine.cli.logs import logs
 from taskengine.cli.ls import ls
 from taskengine.cli.migrate import migrate
+from taskengine.cli.queues import pause, resume
+from taskengine.cli.rekey import rekey
 from taskengine.cli.result import result
 from taskengine.cli.serve import serve
 from taskengine.cli.settings import settings
@@ -35,8 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ENGINE = (dev, demo, serve, stdio, connect, worker, migrate, doctor, settings, version)
-TASKS = (tools, call, watch, ls, show, logs, result, answer, cancel)
+ENGINE = (dev, demo, serve, stdio, connect, worker, pause, resume, migrate, rekey, doctor, settings, version)
+TASKS = (tools, call, watch, ls, show, logs, result, answer, cancel, audit)
 for command in (*ENGINE, *TASKS):
     app.command()(command)
 app.command(hidden=True)(keep)

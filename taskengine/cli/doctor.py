@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import redis
 import typer
 
+from taskengine.cli.queues import note_paused
 from taskengine.cli.screen import bad, good, note
 from taskengine.errors import StoreUnavailable
 from taskengine.jobs.bell import Bell, BrokerUnavailable
@@ -56,6 +57,7 @@ async def _database(settings: Settings) -> bool:
             return False
         good(f"schema {revision}")
         _workers(await store.workers.alive())
+        await note_paused(store)
     except StoreUnavailable as error:
         bad(f"database {name}: {error.reason}: start it, or set TASKENGINE_DATABASE_URL")
         return False

@@ -27,6 +27,7 @@ UNHEARD_S = 2.0
 """A task that nobody claimed this long after its doorbell may have lost it."""
 RING_BATCH = 1000
 SWEEP_BATCH = 1000
+AUDIT_BATCH = 5000
 ORPHANS_EVERY = 10
 """Turns between looks for tasks whose holder is not even registered, which a claim hardly leaves behind."""
 BETWEEN_BATCHES_S = 0.05
@@ -49,6 +50,7 @@ class Janitor:
             (self.wake, timedelta(0)),
             (self.wake_parents, SECOND),
             (self.cancel_orphans, SECOND),
+            (self.free, 2 * SECOND),
             (self.extend, 5 * SECOND),
             (self.sweep, 10 * SECOND),
             (self.expire, 60 * SECOND),
@@ -127,6 +129,11 @@ class Janitor:
         """Cancel tasks whose caller has ended."""
         await self._store.children.cancel_orphans()
 
+    async def free(self) -> None:
+        """Make tasks due that a limit held back and that has room now; the workers that end one do it as well."""
+        for doorbell in await self._store.limits.free_all():
+            self._bell.ring(doorbell)
+
     async def extend(self) -> None:
         """Keep the retention of live tasks ahead of them."""
         await self._store.upkeep.extend()
@@ -143,5 +150,9 @@ class Janitor:
         await self._store.upkeep.expire(self._settings.max_ttl.total_seconds(), encode_json(EXPIRED))
 
     async def forget(self) -> None:
-        """Drop sessions and letters that are past their time."""
+        """Drop sessions and letters that are past their time, and old entries of the audit log."""
         await self._store.sessions.sweep()
+        swept = AUDIT_BATCH
+        while swept == AUDIT_BATCH:
+            swept = await self._store.audit.sweep(self._settings.audit_retention.total_seconds(), AUDIT_BATCH)
+            await asyncio.sleep(BETWEEN_BATCHES_S)

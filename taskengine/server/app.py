@@ -18,7 +18,8 @@ __all__ = ["create_app"]
 
 
 def create_app(engine: TaskEngine, settings: Settings | None = None) -> Starlette:
-    """Serves the engine's tools at `settings.path`, and `/healthz` and `/readyz`.
+    """Serves the engine's tools at `settings.path`, and `/healthz` and `/readyz`. Where tokens of an authorization
+    server are wanted, clients find it at `/.well-known/oauth-protected-resource` (RFC 9728).
 
     Run it by itself, or mount it into another ASGI application: `Mount("/tools", create_app(engine))`. A mounted
     application gets no lifespan; it starts with its first request, and the host ends it with
@@ -35,11 +36,14 @@ def create_app(engine: TaskEngine, settings: Settings | None = None) -> Starlett
         async with service:
             yield
 
+    guard = service.guard
+    places = [] if guard.resource is None else guard.resource.paths(service.settings.path)
     app = Starlette(
         routes=[
             Route(service.settings.path, McpEndpoint(service)),
             Route("/healthz", health.healthz),
             Route("/readyz", health.readyz),
+            *(Route(place, guard.metadata) for place in places),
         ],
         lifespan=lifespan,
     )

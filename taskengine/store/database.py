@@ -16,6 +16,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from taskengine.errors import StoreUnavailable
 from taskengine.settings import Settings
+from taskengine.store.sealing import Sealing
 
 __all__ = ["Database", "driver_url", "reason", "unavailable"]
 
@@ -89,12 +90,17 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self.url = settings.database_url.get_secret_value()
+        self.sealing = Sealing(settings.key_ring())
+        """How the payloads of this database are stored; for the store's nouns."""
+        self.audits = settings.audit
+        """Whether what changes a task is recorded with it."""
         self._engine: AsyncEngine = create_async_engine(
             driver_url(self.url),
             pool_size=settings.database_pool,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
             pool_use_lifo=True,
+            hide_parameters=True,  # an error that is logged must not quote what is stored
             connect_args={
                 "dsn": self.url,
                 "timeout": CONNECT_TIMEOUT_S,

@@ -14,7 +14,7 @@ __all__ = ["ending", "touched", "withdraw"]
 
 
 def ending(event: Event) -> dict[str, ColumnElement[Any] | Any]:
-    """The SET common to every end of a task: no holder, an end time, and time left to read it.
+    """The SET common to every end of a task: no holder, no token, an end time, and time left to read it.
 
     A cancel keeps the name of the holder: it has a run to stop (see `stops`).
     """
@@ -25,6 +25,7 @@ def ending(event: Event) -> dict[str, ColumnElement[Any] | Any]:
         "status": status,
         "phase": phase,
         "worker_id": None,
+        "token": None,
         "ended_at": func.clock_timestamp(),
         **touched(),
         **retention.ahead(),

@@ -76,13 +76,17 @@ class Sessions:
         """Keep a response for the front end whose call waits for it; the first one counts."""
         await self._database.run(
             insert(letters)
-            .values(id=letter, body=body, expires_at=func.now() + LETTER_S * _SECOND)
+            .values(
+                id=letter,
+                body=self._database.sealing.seal(letter, "body", body),
+                expires_at=func.now() + LETTER_S * _SECOND,
+            )
             .on_conflict_do_nothing()
         )
 
     async def fetch(self, letter: str) -> str | None:
         taken = await self._database.run(delete(letters).where(letters.c.id == letter).returning(letters.c.body))
-        return taken.scalar_one_or_none()
+        return self._database.sealing.open(letter, "body", taken.scalar_one_or_none())
 
     async def sweep(self) -> None:
         """Forget what is past its time."""

@@ -15,6 +15,7 @@ from taskengine.store import channels, retention
 from taskengine.store.children import parent_alive
 from taskengine.store.database import Database
 from taskengine.store.endings import ending, withdraw
+from taskengine.store.queues import paused
 from taskengine.store.tables import tasks
 
 __all__ = ["Upkeep"]
@@ -114,5 +115,7 @@ class Upkeep:
 def _unheard(rung_before_s: float) -> tuple[ColumnElement[bool], ...]:
     return (
         tasks.c.phase == Phase.QUEUED,
+        tasks.c.blocked_by.is_(None),
+        ~paused(tasks.c.queue),
         func.coalesce(tasks.c.rung_at, tasks.c.created_at) < func.statement_timestamp() - rung_before_s * _SECOND,
     )
