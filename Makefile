@@ -12,7 +12,7 @@ TYPESCRIPT := $(OFFICIAL)/typescript/.ready
 COMPILE := uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --quiet
 LOCK := $(COMPILE) pyproject.toml
 
-.PHONY: help setup demo official test check format conformance bench bench-scale chaos docs lock clean
+.PHONY: help setup demo official test check format conformance bench bench-scale chaos fuzz hostile audit docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -51,6 +51,26 @@ ifeq ($(CHAOS),)
 	$(BIN)/python -m tests.chaos.hosts
 	$(BIN)/python -m tests.chaos.crowd
 endif
+
+fuzz: $(READY) ## send 200,000 requests that are almost right (FUZZ="--inputs 1000000 --seed 7" for others)
+	$(BIN)/python -m tests.fuzz $(or $(FUZZ),--inputs 200000)
+
+hostile: $(READY) ## attack a front end in eleven ways and measure what others notice (HOSTILE="--help" for more)
+	$(BIN)/python -m tests.hostile $(HOSTILE)
+
+# Not locked: it should know the latest. It sees names and versions only, and installs nothing of ours.
+audit: ## look the locked versions up among known vulnerabilities; skipped, and said so, without a network
+	@$(PYTHON) -m venv .cache/audit && .cache/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit \
+		|| { echo "skipped: pip-audit cannot be installed here"; exit 0; }; \
+	[ -x .cache/audit/bin/pip-audit ] || exit 0; \
+	for locked in constraints.txt workers/requirements.txt tests/official/requirements-1.30.txt; do \
+		said=$$(.cache/audit/bin/pip-audit --progress-spinner off --disable-pip --require-hashes -r $$locked 2>&1); code=$$?; \
+		case "$$said" in \
+			*"o known vulnerabilities found"*) echo "$$locked: no known vulnerabilities";; \
+			*"known vulnerabilit"*) echo "$$said"; exit $$code;; \
+			*) echo "$$said" | tail -n 1; echo "skipped: $$locked could not be looked up";; \
+		esac; \
+	done
 
 docs: $(READY) ## make docs/settings.md again
 	$(BIN)/taskengine settings --markdown > docs/settings.md

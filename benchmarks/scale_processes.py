@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from contextlib import ExitStack
 
 from benchmarks.load import Connection, request
-from benchmarks.scale_site import Figure, Machine, Program, Site, execute, run
+from benchmarks.scale_site import Figure, Site, execute, run
 
 __all__ = ["idle", "start", "waiting"]
 

@@ -99,7 +99,7 @@ def polls(site: Site) -> list[Figure]:
 
 
 def _polling(url: str, count: int) -> Callable[[Connection], object]:
-    chosen = [_task_id(random.randint(1, count)) for _ in range(min(count, 50_000))]  # noqa: S311 - no secret
+    chosen = [_task_id(random.randint(1, count)) for _ in range(min(count, 50_000))]
     messages = itertools.cycle([request(url, "tasks/get", each, {"taskId": each}) for each in chosen])
     return lambda connection: connection.send(next(messages))
 

@@ -2,6 +2,8 @@
 
 taskengine dev examples/archive_folder.py
 taskengine call archive_folder folder=/home/me/photos archive=/backup/photos.tar.gz
+
+It takes any path that its account may: for others than yourself, confine it, as `_allowed` in workers/demo.py does.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 taskengine dev examples/describe_table.py
 taskengine call describe_table path=/data/sales.csv
+
+It takes any path that its account may: for others than yourself, confine it, as `_allowed` in workers/demo.py does.
 """
 
 from __future__ import annotations

@@ -31,10 +31,14 @@ from taskengine.errors import (
     ToolError,
     Unanswered,
 )
+from taskengine.identity import AccessToken, Identity
+from taskengine.limits import Limit, per, total
 from taskengine.questions import Answer, Form, Root, Roots, Sample, SampleAnswer, Url
+from taskengine.sensitive import Sensitive
 from taskengine.tool import Tool
 
 __all__ = [
+    "AccessToken",
     "Answer",
     "BadAnswer",
     "CallFailed",
@@ -44,6 +48,8 @@ __all__ = [
     "DeclarationError",
     "EngineError",
     "Form",
+    "Identity",
+    "Limit",
     "MissingCapability",
     "ProtocolError",
     "ReplayMismatch",
@@ -51,6 +57,7 @@ __all__ = [
     "Roots",
     "Sample",
     "SampleAnswer",
+    "Sensitive",
     "StepFailed",
     "SyncContext",
     "TaskEngine",
@@ -60,4 +67,6 @@ __all__ = [
     "ToolResult",
     "Unanswered",
     "Url",
+    "per",
+    "total",
 ]

@@ -50,7 +50,6 @@ __all__ = [
     "with_answers_by_model",
 ]
 
-LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 DECISIONS = ("accept", "decline", "cancel")
 UNNAMED_MODEL = "unknown"
 LIST = "task_list"
@@ -151,8 +150,8 @@ def offered(settings: Settings) -> Mapping[str, Tool]:
 def lists_tasks(settings: Settings) -> bool:
     """Whether callers may list tasks, by `task_list` or by the protocol (L-TASK-04).
 
-    As long as all callers are one owner, a list shows everybody's: by default it is there only where nobody but this
-    machine can call.
+    Without authorization all callers are one owner, and a list shows everybody's: it is there only where they are one
+    person.
     """
     match settings.handle_tools:
         case "all":
@@ -160,7 +159,7 @@ def lists_tasks(settings: Settings) -> bool:
         case "without_list":
             return False
         case _:
-            return settings.host in LOCAL_HOSTS
+            return settings.authorized or settings.one_owner
 
 
 def listed(tool: Tool) -> Tool:

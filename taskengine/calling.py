@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import traceback as tracebacks
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +29,7 @@ from taskengine.errors import (
 )
 from taskengine.port import Port, SyncPort
 from taskengine.schema import SAFE_INTEGER
+from taskengine.sensitive import shown_text, shown_traceback
 from taskengine.tool import Tool
 
 __all__ = ["Outcome", "call_async", "call_sync", "outcome_of_message"]
@@ -81,9 +81,9 @@ async def call_async(
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        return _failure(tool, error, context, show_exceptions, max_result_bytes)
+        return _failure(tool, arguments, error, context, show_exceptions, max_result_bytes)
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a tool are its own
-        return _failure(tool, error, context, show_exceptions, max_result_bytes)
+        return _failure(tool, arguments, error, context, show_exceptions, max_result_bytes)
 
 
 def call_sync(
@@ -98,7 +98,7 @@ def call_sync(
         _check_end(context)
         return _success(tool, value, max_result_bytes)
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a tool are its own
-        return _failure(tool, error, context, show_exceptions, max_result_bytes)
+        return _failure(tool, arguments, error, context, show_exceptions, max_result_bytes)
 
 
 def _options(tool: Tool, max_bytes: int) -> dict[str, Any]:
@@ -138,7 +138,12 @@ def _success(tool: Tool, value: Any, max_result_bytes: int) -> Outcome:
 
 
 def _failure(
-    tool: Tool, error: BaseException, context: Context | SyncContext | None, show: bool, limit: int
+    tool: Tool,
+    arguments: Mapping[str, Any],
+    error: BaseException,
+    context: Context | SyncContext | None,
+    show: bool,
+    limit: int,
 ) -> Outcome:
     """What an exception comes to. Raises it again when it is not the tool's own ending."""
     ended = None if context is None else context.signal
@@ -160,9 +165,9 @@ def _failure(
             text = f"{text[:MAX_TEXT]}…"
         return outcome_of_message(text or "The tool failed.")
     if isinstance(cause, ResultError):
-        logger.warning("tool %s: %s", tool.name, cause)
+        logger.warning("tool %s: %s", tool.name, _shown(tool, arguments, _message_of(cause)))
         return outcome_of_message(_message_of(cause))
-    trace = _traceback(cause)
+    trace = _traceback(tool, arguments, cause)
     logger.error("tool %s raised %s\n%s", tool.name, type(cause).__name__, trace)
     if isinstance(cause, BadAnswer):
         text = _message_of(cause)
@@ -230,12 +235,17 @@ def _message_of(error: BaseException) -> str:
         return "(its message cannot be read)"
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(tool: Tool, arguments: Mapping[str, Any], error: BaseException) -> str:
     try:
-        lines = tracebacks.format_exception(error)
+        text = shown_traceback(error, arguments, tool.sensitive)
     except Exception:
-        lines = [type(error).__name__]
-    return clean_text("".join(lines))[-MAX_TRACEBACK:]
+        text = type(error).__name__
+    return clean_text(text)[-MAX_TRACEBACK:]
+
+
+def _shown(tool: Tool, arguments: Mapping[str, Any], text: str) -> str:
+    """The text as operators may read it."""
+    return shown_text(text, arguments, tool.sensitive)
 
 
 def _first_text(result: Mapping[str, Any]) -> str | None:

@@ -15,10 +15,11 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from taskengine.errors import DeclarationError
+from taskengine.sensitive import shown_traceback
 
 __all__ = ["Cancelled", "check_cleanup", "clean_up_async", "clean_up_sync"]
 
@@ -35,6 +36,8 @@ class Cancelled:
     """The last attempt that had begun; 1 or more."""
     arguments: Mapping[str, Any]
     """As the function got them, by parameter, in its own types."""
+    sensitive: tuple[str, ...] = field(default=(), repr=False)
+    """What of it must not be shown to operators (see `sensitive`)."""
 
 
 def check_cleanup(what: str, function: Any, *, is_async: bool, durable: bool) -> None:
@@ -80,5 +83,10 @@ def clean_up_sync(function: Callable[..., Any], cancelled: Cancelled) -> str | N
 
 
 def _failed(cancelled: Cancelled, error: BaseException) -> str:
-    logger.error("the on_cancel of tool %s failed for task %s", cancelled.tool, cancelled.task_id, exc_info=error)
+    said = "the on_cancel of tool %s failed for task %s"
+    if cancelled.sensitive:
+        trace = shown_traceback(error, cancelled.arguments, cancelled.sensitive)
+        logger.error(f"{said}\n%s", cancelled.tool, cancelled.task_id, trace)
+    else:
+        logger.error(said, cancelled.tool, cancelled.task_id, exc_info=error)
     return "its cleanup failed"

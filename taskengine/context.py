@@ -25,6 +25,7 @@ from taskengine.durations import DurationLike
 from taskengine.errors import (
     Signal,
 )
+from taskengine.identity import AccessToken
 from taskengine.port import Port
 from taskengine.questions import (
     Answer,
@@ -36,6 +37,7 @@ from taskengine.questions import (
     SampleAnswer,
     Url,
 )
+from taskengine.steps import parse_delay
 from taskengine.synccontext import SyncContext
 
 __all__ = ["Context", "SyncContext"]
@@ -224,6 +226,18 @@ class Context(ContextBase):
     async def random(self) -> float:
         """A random number from 0 to 1, the same in every attempt."""
         return await self._needs_task("random").value("random")  # type: ignore[no-any-return]
+
+    async def token(self, valid_for: DurationLike = "1m") -> AccessToken:
+        """The caller's token, handed over to a tool that is declared with `token=True`, good for at least `valid_for`.
+
+        One that expires sooner is renewed first, where the engine can (`engine.renews_tokens`). It is for getting
+        tokens of other services from their issuer, and never for those services themselves (X-AUTH-12). Raises
+        ToolError when there is none, or none that is good for so long.
+        """
+        self._needs_task("token")
+        assert self._port.durable is not None
+        found: AccessToken = await self._guard(self._port.durable.token, parse_delay("valid_for", valid_for))
+        return found
 
     async def tools_changed(self) -> None:
         """Tell listening clients that the list of tools is another now."""

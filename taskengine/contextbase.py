@@ -20,6 +20,7 @@ from taskengine.errors import (
     Signal,
     Unanswered,
 )
+from taskengine.identity import Identity
 from taskengine.lanes import Ended, current_lane
 from taskengine.questions import (
     Answer,
@@ -52,6 +53,8 @@ class _Facts(Protocol):
     def capabilities(self) -> Mapping[str, Any]: ...
     @property
     def first(self) -> Mapping[str, Mapping[str, Any]]: ...
+    @property
+    def caller(self) -> Identity | None: ...
     @property
     def cancelled(self) -> bool: ...
 
@@ -105,6 +108,13 @@ class ContextBase:
     def first(self) -> Mapping[str, Any]:
         """Answers to the tool's `ask_first` questions, by key."""
         return self._first
+
+    @property
+    def caller(self) -> Identity | None:
+        """On whose behalf the call was made, as the token said that came with it; None where the server asks nobody
+        who they are (docs/security.md). It stays the same for as long as the task lives, whatever becomes of the
+        token."""
+        return self._facts.caller
 
     def supports(self, feature: Feature) -> bool:
         """Whether the client declared `feature`: asking without it ends the call with `MissingCapability`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -11,12 +11,15 @@ from taskengine.bridge import HANDLE_TOOLS
 from taskengine.content import clean_text
 from taskengine.durations import DurationLike
 from taskengine.errors import DeclarationError
+from taskengine.identity import AccessToken, Identity
+from taskengine.limits import Limit
 from taskengine.questions import Ask
 from taskengine.tool import TaskMode, Tool, make_tool, plain_icons
 
 __all__ = ["TaskEngine"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+Renewal = Callable[[AccessToken, Identity], Awaitable[AccessToken]]
 
 
 class TaskEngine:
@@ -44,6 +47,8 @@ class TaskEngine:
         self.icons = plain_icons(self.name, icons)
         self.on_tools_changed: list[Callable[[], None]] = []
         """Called after every later change of the tools."""
+        self.token_renewal: Renewal | None = None
+        """Gives another token for one that a task was handed over and that expires."""
         self._tools: dict[str, Tool] = {}
         scope = _caller()
         for tool in tools:
@@ -70,7 +75,8 @@ class TaskEngine:
         quick_wait: DurationLike | None = None,
         inline_wait: DurationLike | None = None,
         bridge: bool = True,
-        dedupe: bool = False,
+        dedupe: bool | DurationLike = False,
+        sensitive: bool = False,
         version: str | None = None,
         retries: int = 0,
         backoff: DurationLike | Sequence[DurationLike] | None = None,
@@ -84,18 +90,27 @@ class TaskEngine:
         ask_first: Mapping[str, Ask] | None = None,
         structured: bool | None = None,
         on_cancel: Callable[..., Any] | None = None,
+        limits: Sequence[Limit] = (),
+        priority: int = 0,
+        max_priority: int | None = None,
+        scopes: Sequence[str] = (),
+        token: bool = False,
     ) -> Callable[[F], F]: ...
     def tool(self, fn: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
         """Declare a function as a tool; the function itself is left as it is. Bare or with options.
 
         `task`: "forbidden" runs in the front end and makes no task; "optional" and "required" are durable.
         `ttl`, `poll_interval`, `timeout`, `quick_wait`, `inline_wait`: "90s", "6h", "7d" or a timedelta. For clients
-        without tasks: `bridge` gives them the task by tools of the engine, and with `dedupe` the same call again joins
-        the task that runs for it. `retries` and `backoff` are for a function that raised, `answer_by` limits how long
+        without tasks: `bridge` gives them the task by tools of the engine, and with `dedupe=True` the same call again
+        joins the task that runs for it; `dedupe="10m"` gives every client the task of the same call that lives, or has
+        succeeded and began within that time. `sensitive` hides what its calls have to do with from operators. `retries` and `backoff` are for a function that raised, `answer_by` limits how long
         its questions wait, and `version` names its code (docs/durability.md). `input_schema` and `output_schema` are
         listed as given. `ask_first` is asked before the task is made. `structured` forces
         (True) or forbids (False) structured content. `on_cancel` is called with a `Cancelled` after the cancel of a
-        task whose function had begun. Raises DeclarationError, a sentence that says what to change.
+        task whose function had begun. `scopes` are what a caller's token must have, and with `token` its tasks may use
+        that token (docs/security.md). `limits` says how many of its calls run at once, such as
+        `[per("owner", 2), total(20)]`; of what waits a higher `priority` goes first, and a call may ask for one up to
+        `max_priority` (docs/limits.md). Raises DeclarationError, a sentence that says what to change.
         """
         scope = _caller()
         if fn is not None and not callable(fn):
@@ -106,6 +121,14 @@ class TaskEngine:
             return function
 
         return declare if fn is None else declare(fn)
+
+    def renews_tokens(self, function: Renewal) -> Renewal:
+        """Declare an async function that gives another token for one that was handed over and expires, for example by
+        token exchange (RFC 8693); the decorated function is left as it is. Raises DeclarationError."""
+        if not inspect.iscoroutinefunction(function):
+            raise DeclarationError(f"{self.name}: what renews tokens is an async def with the token and its identity")
+        self.token_renewal = function
+        return function
 
     def add_tool(self, fn: Callable[..., Any] | Tool, **options: Any) -> Tool:
         """Add a function as a tool, or a Tool as it is; options as for `tool`. Connected clients are told."""
@@ -128,6 +151,11 @@ class TaskEngine:
 
     def get_tool(self, name: str) -> Tool | None:
         return self._tools.get(name)
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether a tool gets the token of its caller."""
+        return any(tool.token for tool in self._tools.values())
 
     @property
     def routes(self) -> list[str]:

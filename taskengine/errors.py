@@ -6,6 +6,7 @@ that they survive pickling.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,11 +14,15 @@ __all__ = [
     "AttemptLost",
     "AttemptReleased",
     "BadAnswer",
+    "Busy",
     "CallFailed",
     "ClaimLost",
     "DeclarationError",
     "EngineError",
     "InvalidArguments",
+    "IssuerUnavailable",
+    "KeyReused",
+    "LimitReached",
     "MissingCapability",
     "ProtocolError",
     "Refused",
@@ -30,9 +35,11 @@ __all__ = [
     "Suspended",
     "TaskCancelled",
     "TaskNotFound",
+    "TokenRefused",
     "TooDeep",
     "ToolError",
     "Unanswered",
+    "Unreadable",
 ]
 
 
@@ -193,6 +200,20 @@ class TaskNotFound(EngineError):
         return "Unknown or expired task"
 
 
+class KeyReused(EngineError):
+    """The caller has used this idempotency key for another call. Nothing was made."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return (
+            "This idempotency key was used for another tool or other arguments: give each call a key of its own, and "
+            f"the same key only to its repetition (task {self.task_id})"
+        )
+
+
 class ClaimLost(EngineError):
     """A newer attempt owns the task, or it is terminal: drop the work, write nothing."""
 
@@ -204,6 +225,30 @@ class ClaimLost(EngineError):
         return f"task {self.task_id}: attempt {self.attempt} is no longer current"
 
 
+class LimitReached(EngineError):
+    """What was asked is more than the caller may have; nothing was changed. `limit` names the limit for programs."""
+
+    CODE = -31010
+
+    def __init__(self, limit: str, reason: str, retry_after_s: float) -> None:
+        super().__init__(limit, reason, retry_after_s)
+        self.limit, self.reason, self.retry_after_s = limit, reason, retry_after_s
+
+    @property
+    def retry_after(self) -> int:
+        """Whole seconds, at least one, after which to try again."""
+        return max(1, math.ceil(self.retry_after_s))
+
+    def __str__(self) -> str:
+        return f"{self.reason}. Try again in {self.retry_after} s"
+
+
+class Busy(LimitReached):
+    """The server has as much as it takes, whoever asks; what it has accepted is not touched by it."""
+
+    CODE = -31011
+
+
 class StoreUnavailable(EngineError):
     """Postgres cannot be reached or refused the work for now; nothing was changed, try again."""
 
@@ -213,6 +258,42 @@ class StoreUnavailable(EngineError):
 
     def __str__(self) -> str:
         return f"the database is not available ({self.reason})"
+
+
+class TokenRefused(EngineError):
+    """A token is not accepted; `reason` is a sentence for its client, and holds nothing of the token."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class IssuerUnavailable(EngineError):
+    """An authorization server cannot be asked now: whether a token is good is not known."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(place, reason)
+        self.place, self.reason = place, reason
+
+    def __str__(self) -> str:
+        return f"the authorization server cannot be asked at {self.place}: {self.reason}"
+
+
+class Unreadable(EngineError):
+    """A stored text is sealed under a key that is not here, or was tampered with. Nothing was changed.
+
+    `row` is the id of the task, or of what else holds the text; `field` says which of its texts.
+    """
+
+    def __init__(self, row: str, field: str, why: str) -> None:
+        super().__init__(row, field, why)
+        self.row, self.field, self.why = row, field, why
+
+    def __str__(self) -> str:
+        return (
+            f"{self.field} of {self.row} cannot be read: {self.why}. Keys that are still in use belong in "
+            "TASKENGINE_ENCRYPTION_KEYS of every process, after the newest"
+        )
 
 
 class Signal(BaseException):

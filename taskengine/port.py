@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from taskengine.identity import AccessToken, Identity
 from taskengine.records import Answered, Entry, Question, Wait
 
 __all__ = ["IN_PLACE", "DurablePort", "Port", "SyncDurablePort", "SyncPort"]
@@ -35,6 +36,10 @@ class _Facts(Protocol):
     @property
     def first(self) -> Mapping[str, Mapping[str, Any]]:
         """Raw answers to the tool's `ask_first` questions, by key."""
+
+    @property
+    def caller(self) -> Identity | None:
+        """On whose behalf the call is made; None where nobody was asked."""
 
     @property
     def cancelled(self) -> bool: ...
@@ -86,6 +91,9 @@ class DurablePort(_Journaled, Protocol):
     async def withdraw(self, child_id: str) -> None:
         """Take back the questions asked for a child that has ended."""
 
+    async def token(self, valid_for: timedelta) -> AccessToken:
+        """The caller's own, or what it was renewed to, good for so long. Raises ToolError when there is none."""
+
 
 class SyncDurablePort(_Journaled, Protocol):
     """The same as plain calls."""
@@ -101,6 +109,8 @@ class SyncDurablePort(_Journaled, Protocol):
     def answer_child(self, child_id: str, responses: Mapping[str, Mapping[str, Any]]) -> None: ...
 
     def withdraw(self, child_id: str) -> None: ...
+
+    def token(self, valid_for: timedelta) -> AccessToken: ...
 
 
 class Port(_Facts, Protocol):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from taskengine.identity import AccessToken, Identity
 from taskengine.lifecycle import TERMINAL, Phase, Status
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "LogLine",
     "NewTask",
     "Question",
+    "Same",
+    "Slot",
     "TaskRecord",
     "Wait",
 ]
@@ -105,6 +108,28 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Same:
+    """Under what a call is found again: an idempotency key of its client's, or its own arguments.
+
+    A task keeps it as long as it is retained. With `window_ms` it counts only while the task lives, and after a success
+    until so long after its creation.
+    """
+
+    name: str
+    """A digest, of the key or of the arguments."""
+    window_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """At most `size` tasks that have `key` run at once."""
+
+    key: str
+    """Without spaces; of what a client sent it holds a digest only."""
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewTask:
     """A call to be stored. `arguments` have been checked against the tool's schema."""
 
@@ -130,6 +155,20 @@ class NewTask:
     """The task that calls this one."""
     dedupe: str | None = None
     """Unique among the owner's live tasks: a second task with it is not made, the live one is returned."""
+    caller: Identity | None = None
+    """On whose behalf it runs, as far as a tool may know; None where nobody was asked."""
+    token: AccessToken | None = None
+    """The caller's own, for a tool that wants it."""
+    same: Same | None = None
+    """What makes another call of the owner the same one: it gets this task instead of a second."""
+    sensitive: tuple[str, ...] = ()
+    """Parameters that operators must not see; `*` for all that the call has to do with."""
+    trace: str | None = None
+    """The `traceparent` of the call that made it."""
+    priority: int = 0
+    """What is higher goes first."""
+    slots: tuple[Slot, ...] = ()
+    """What it counts against while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +228,12 @@ class Claim:
     parent: str | None = None
     failures: int = 0
     """Earlier attempts that failed and were tried again."""
+    caller: Identity | None = None
+    token: AccessToken | None = None
+    limits: tuple[str, ...] = ()
+    """The keys that it counts against while it runs."""
+    trace: str | None = None
+    """The `traceparent` of the call that made the task."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ declared (M-JS-05, M-JS-06), and so is a schema too large or deep to check in bo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -18,8 +18,10 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
 from taskengine.errors import DeclarationError
 
-__all__ = ["HEADER_KEYWORD", "HeaderParameter", "PlainJsonSchema", "Schema", "header_parameters"]
+__all__ = ["HEADER_KEYWORD", "HeaderParameter", "Hides", "PlainJsonSchema", "Schema", "header_parameters"]
 
+Hides = Callable[[Sequence[Any]], bool]
+"""Whether what stands at this path of an instance must not be repeated."""
 MAX_DEPTH = 64
 MAX_SUBSCHEMAS = 10_000
 MAX_PROBLEMS = 10
@@ -87,13 +89,19 @@ class Schema:
             text = getattr(error, "message", str(error))
             raise DeclarationError(f"{what} is not a valid JSON Schema{f' (at {at})' if at else ''}: {text}") from None
 
-    def problems(self, instance: Any) -> list[str]:
-        """What does not fit, one sentence each, most telling first; empty when `instance` is valid."""
+    def problems(self, instance: Any, hides: Hides = lambda _: False) -> list[str]:
+        """What does not fit, one sentence each, most telling first; empty when `instance` is valid.
+
+        Of a place that `hides` names, the value is not repeated.
+        """
         found: list[str] = []
         for error in self._validator.iter_errors(instance):
             if len(found) == MAX_PROBLEMS:
                 found.append("and more")
                 break
+            if hides(error.instance_path):
+                found.append(f"{_name(error.instance_path)} does not fit its schema ({_keyword(error)})")
+                continue
             found.extend(self._refused_names(error, instance) or self._sentences(error))
         return list(dict.fromkeys(found))
 
@@ -216,6 +224,11 @@ def _resolve(document: dict[str, Any], reference: str) -> Any:
         key = part.replace("~1", "/").replace("~0", "~")
         found = found.get(key, {}) if isinstance(found, dict) else {}
     return found
+
+
+def _keyword(error: jsonschema_rs.ValidationError) -> str:
+    """The rule that is broken, such as `maxLength`."""
+    return next((part for part in reversed(error.schema_path) if isinstance(part, str)), "the schema")
 
 
 def _name(path: list[str | int]) -> str:

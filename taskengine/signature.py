@@ -16,7 +16,8 @@ from pydantic_core import PydanticSerializationError, to_json
 from taskengine.content import is_protocol_type
 from taskengine.context import Context, SyncContext
 from taskengine.errors import DeclarationError, InvalidArguments
-from taskengine.schema import PlainJsonSchema
+from taskengine.schema import Hides, PlainJsonSchema
+from taskengine.sensitive import Sensitive
 
 __all__ = ["Signature", "declares_structure", "read_signature", "return_schema"]
 
@@ -34,6 +35,8 @@ class Signature:
     """The arguments as clients name them."""
     required: frozenset[str]
     """Those of them without a default."""
+    sensitive: tuple[str, ...]
+    """The arguments marked `Sensitive()`, as clients name them."""
     context: str | None
     """The parameter that takes the context."""
     takes_any: bool
@@ -49,12 +52,15 @@ class Signature:
         document.pop("title", None)
         return document
 
-    def bind(self, arguments: Mapping[str, Any], context: Any) -> dict[str, Any]:
-        """The keyword arguments for the function. Raises InvalidArguments, naming each that does not fit."""
+    def bind(self, arguments: Mapping[str, Any], context: Any, hides: Hides = lambda _: False) -> dict[str, Any]:
+        """The keyword arguments for the function. Raises InvalidArguments, naming each that does not fit.
+
+        Of a place that `hides` names nothing is said but that it does not fit: a validator may quote its value.
+        """
         try:
             model = self.model.model_validate_json(to_json(arguments))
         except ValidationError as error:
-            problems = "\n".join(_sentence(problem) for problem in error.errors(include_url=False))
+            problems = "\n".join(_sentence(problem, hides) for problem in error.errors(include_url=False))
             raise InvalidArguments(problems) from None
         except (PydanticSerializationError, UnicodeEncodeError):
             raise InvalidArguments("a text in them is not valid Unicode: it has half a surrogate pair") from None
@@ -115,6 +121,7 @@ def read_signature(
         names=names,
         wire_names=tuple(_wire_name(field, info) for field, info in infos),
         required=frozenset(_wire_name(field, info) for field, info in infos if info.is_required()),
+        sensitive=tuple(_wire_name(field, info) for field, info in infos if any(map(_is_sensitive, info.metadata))),
         context=context,
         takes_any=takes_any,
         returns=signature.return_annotation,
@@ -187,7 +194,13 @@ def _wire_name(field: str, info: FieldInfo) -> str:
     return info.validation_alias if isinstance(info.validation_alias, str) else info.alias or field
 
 
-def _sentence(problem: Any) -> str:
+def _is_sensitive(mark: Any) -> bool:
+    return isinstance(mark, Sensitive) or mark is Sensitive
+
+
+def _sentence(problem: Any, hides: Hides) -> str:
+    if hides(problem["loc"]):
+        return f"`{problem['loc'][0]}` does not fit" if problem["loc"] else "they do not fit"
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return f"`{where.removeprefix('.')}`: {message}" if where else message

@@ -17,6 +17,7 @@ from taskengine.durations import DurationLike
 from taskengine.errors import (
     Signal,
 )
+from taskengine.identity import AccessToken
 from taskengine.port import SyncDurablePort, SyncPort
 from taskengine.questions import (
     Answer,
@@ -29,6 +30,7 @@ from taskengine.questions import (
     Url,
 )
 from taskengine.records import Answered, Entry, Wait
+from taskengine.steps import parse_delay
 
 __all__ = ["SyncContext"]
 
@@ -190,6 +192,13 @@ class SyncContext(ContextBase):
         """As `Context.random`."""
         return drive(self._needs_task("random").value("random"))  # type: ignore[no-any-return]
 
+    def token(self, valid_for: DurationLike = "1m") -> AccessToken:
+        """As `Context.token`."""
+        self._needs_task("token")
+        assert self._port.durable is not None
+        found: AccessToken = self._guard(self._port.durable.token, parse_delay("valid_for", valid_for))
+        return found
+
     def tools_changed(self) -> None:
         """As `Context.tools_changed`."""
         self._guard(self._port.tools_changed)
@@ -247,3 +256,6 @@ class _Awaitable:
 
     async def withdraw(self, child_id: str) -> None:
         self._port.withdraw(child_id)
+
+    async def token(self, valid_for: timedelta) -> AccessToken:
+        return self._port.token(valid_for)

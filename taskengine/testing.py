@@ -27,7 +27,8 @@ from taskengine.colours import drive
 from taskengine.content import encode_json
 from taskengine.durations import DurationLike
 from taskengine.engine import TaskEngine
-from taskengine.errors import BadAnswer, DeclarationError, InvalidArguments, Suspended
+from taskengine.errors import BadAnswer, DeclarationError, InvalidArguments, Suspended, ToolError
+from taskengine.identity import AccessToken, Identity
 from taskengine.lifecycle import TERMINAL, Status
 from taskengine.questions import ELICIT, SAMPLE, check_answer
 from taskengine.records import Answered, ChildState, Entry, Question, Wait
@@ -84,6 +85,10 @@ class Run:
     """The time as the tool sees it; it moves when the tool waits."""
     calls: list[Run] = field(default_factory=list)
     """The tools it called, in order."""
+    caller: Identity | None = None
+    """On whose behalf it was called."""
+    token: AccessToken | None = field(default=None, repr=False)
+    """What was handed over with the call."""
     engine: TaskEngine | None = field(default=None, repr=False)
     show_exceptions: bool = True
     max_result_bytes: int = 16 * MEBIBYTE
@@ -262,6 +267,8 @@ async def call(
     *,
     answers: Answers | None = None,
     capabilities: Mapping[str, Any] = EVERYTHING,
+    caller: Identity | None = None,
+    token: AccessToken | None = None,
     show_exceptions: bool = True,
     max_result_bytes: int = 16 * MEBIBYTE,
 ) -> Run:
@@ -269,8 +276,8 @@ async def call(
 
     `answers` maps the key or the message of a question to: a model or a dict of fields (accepts a form), "accept",
     "decline" or "cancel", a text (a sampled message), a list of URIs (roots), the raw response, or a function of the
-    question that gives one of these. Raises LookupError for an unknown tool and BadAnswer for an answer that does not
-    fit its question.
+    question that gives one of these. `caller` is what the tool finds as `ctx.caller`, `token` what `ctx.token`
+    gives it. Raises LookupError for an unknown tool and BadAnswer for an answer that does not fit its question.
     """
     tool = engine if isinstance(engine, Tool) else engine.get_tool(name or "")
     if tool is None:
@@ -279,6 +286,7 @@ async def call(
     plain = json.loads(encode_json(to_jsonable_python(arguments or {}, by_alias=True)))
     run = Run(tool, plain, capabilities, show_exceptions=show_exceptions, max_result_bytes=max_result_bytes)
     run.engine = engine if isinstance(engine, TaskEngine) else None
+    run.caller, run.token = caller, token
     try:
         tool.check_arguments(plain)
     except InvalidArguments as error:
@@ -339,6 +347,10 @@ class _Facts:
     @property
     def first(self) -> Mapping[str, Mapping[str, Any]]:
         return {key: self.run._raw[key] for key in self.run.tool.ask_first}  # noqa: SLF001
+
+    @property
+    def caller(self) -> Identity | None:
+        return self.run.caller
 
     @property
     def cancelled(self) -> bool:
@@ -426,7 +438,8 @@ class _TestJournal:
         tool.check_arguments(arguments)
         if run._depth == DEEPEST:  # noqa: SLF001
             raise too_deep(entry.name)
-        child = Run(tool, arguments, run.capabilities, now=run.now, engine=run.engine)
+        child = Run(tool, arguments, run.capabilities, now=run.now, caller=run.caller, engine=run.engine)
+        child.token = run.token
         child._depth = run._depth + 1  # noqa: SLF001
         child.show_exceptions, child.max_result_bytes = run.show_exceptions, run.max_result_bytes
         assert entry.child_id is not None
@@ -457,6 +470,11 @@ class _TestJournal:
     async def withdraw(self, child_id: str) -> None:
         self._run.questions = [each for each in self._run.questions if not each.key.startswith(f"{child_id}:")]
 
+    async def token(self, valid_for: timedelta) -> AccessToken:  # noqa: ARG002
+        if self._run.token is None or not self._run.tool.token:
+            raise ToolError("No token was handed over: declare the tool with token=True, and give token= to the call")
+        return self._run.token
+
 
 class _SyncTestJournal(_TestJournal):
     """The same as plain calls; a tool that is called runs on a loop of its own."""
@@ -478,6 +496,9 @@ class _SyncTestJournal(_TestJournal):
 
     def withdraw(self, child_id: str) -> None:  # type: ignore[override]
         drive(super().withdraw(child_id))
+
+    def token(self, valid_for: timedelta) -> AccessToken:  # type: ignore[override]
+        return drive(super().token(valid_for))  # type: ignore[no-any-return]
 
 
 def _state(child_id: str, children: Mapping[str, Run]) -> ChildState:

@@ -16,13 +16,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_jsonable_python
 
+from taskengine.auth.config import is_scope
 from taskengine.cleanup import Cancelled, check_cleanup
 from taskengine.content import clean_text, encode_json
 from taskengine.durations import DurationLike, parse_duration
 from taskengine.errors import BadAnswer, DeclarationError, InvalidArguments, ResultError
+from taskengine.limits import Limit, check_limits, check_priority, slots_of
 from taskengine.questions import Ask, Form, Roots, Sample, Url, check_answer
-from taskengine.records import Question
-from taskengine.schema import SAFE_INTEGER, HeaderParameter, Schema, header_parameters
+from taskengine.records import Question, Slot
+from taskengine.schema import SAFE_INTEGER, HeaderParameter, Hides, Schema, header_parameters
+from taskengine.sensitive import ALL
 from taskengine.signature import Signature, declares_structure, read_signature, return_schema
 from taskengine.steps import Retries
 
@@ -70,6 +73,10 @@ class Tool:
     """Whether hosts that know no tasks get the task by the engine's own tools (see `bridge`)."""
     dedupe: bool
     """Whether the same call of such a host joins the task that runs for it already."""
+    dedupe_for: timedelta | None
+    """How long after its creation a task that lives or has succeeded is the task of every same call; None: never."""
+    sensitive: tuple[str, ...]
+    """The parameters whose values operators must not see; `*` for all that its calls have to do with."""
     version: str | None
     """Of its code; said when a task that waited meets code that does something else."""
     retries: Retries
@@ -82,6 +89,16 @@ class Tool:
     """What is asked before the task is made, by key."""
     header_parameters: tuple[HeaderParameter, ...]
     structured: bool | None
+    limits: tuple[Limit, ...]
+    """How many of its calls run at once."""
+    priority: int
+    """Of its calls; what is higher goes first."""
+    max_priority: int
+    """The highest that a call may ask for."""
+    scopes: tuple[str, ...]
+    """What a token must have to call it, beside the scopes of `tools/call`."""
+    token: bool
+    """Whether its tasks get the token of their caller, sealed (`ctx.token`)."""
     on_cancel: Callable[..., Any] | None = field(repr=False)
     """Undoes what the function had begun, after a cancel (see `cleanup`)."""
     function: Callable[..., Any] = field(repr=False)
@@ -109,10 +126,19 @@ class Tool:
         """The `ask_first` questions as records."""
         return tuple(ask.question(key) for key, ask in self.ask_first.items())
 
+    @property
+    def hides(self) -> Hides:
+        """Whether a place in the arguments, as a path from the root, is nothing to be shown."""
+        return lambda path: ALL in self.sensitive or (bool(path) and path[0] in self.sensitive)
+
+    def slots(self, owner: str, arguments: Mapping[str, Any]) -> tuple[Slot, ...]:
+        """What a call of this owner counts against while it runs."""
+        return slots_of(self.name, self.limits, owner, arguments)
+
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
         """The arguments fit. Raises InvalidArguments, which tells a model what to correct, otherwise (X-TOOL-21)."""
         try:
-            problems = self._input.problems(dict(arguments))
+            problems = self._input.problems(dict(arguments), self.hides)
         except ValueError:
             problems = ["they hold a text or a number that JSON cannot: half a surrogate pair, or infinity"]
         problems += [
@@ -139,7 +165,7 @@ class Tool:
         Raises InvalidArguments.
         """
         try:
-            return self._signature.bind(arguments, context)
+            return self._signature.bind(arguments, context, self.hides)
         except InvalidArguments as error:
             raise InvalidArguments(self._refusal(str(error).splitlines())) from None
 
@@ -150,7 +176,8 @@ class Tool:
         except InvalidArguments:
             bound = dict(arguments)
         context = self._signature.context
-        return Cancelled(task_id, self.name, attempt, {key: bound[key] for key in bound if key != context})
+        shown = {key: bound[key] for key in bound if key != context}
+        return Cancelled(task_id, self.name, attempt, shown, self.sensitive)
 
     def dump_return(self, value: Any) -> Any:
         """The JSON of a returned value by the declared type. Raises pydantic's errors when it is of another."""
@@ -182,7 +209,8 @@ def make_tool(
     quick_wait: DurationLike | None = None,
     inline_wait: DurationLike | None = None,
     bridge: bool = True,
-    dedupe: bool = False,
+    dedupe: bool | DurationLike = False,
+    sensitive: bool = False,
     version: str | None = None,
     retries: int = 0,
     backoff: DurationLike | Sequence[DurationLike] | None = None,
@@ -196,6 +224,11 @@ def make_tool(
     ask_first: Mapping[str, Ask] | None = None,
     structured: bool | None = None,
     on_cancel: Callable[..., Any] | None = None,
+    limits: Sequence[Limit] = (),
+    priority: int = 0,
+    max_priority: int | None = None,
+    scopes: Sequence[str] = (),
+    token: bool = False,
     scope: Mapping[str, Any] | None = None,
 ) -> Tool:
     """The tool that `function` is. Names in its annotations are also looked up in `scope`.
@@ -216,19 +249,25 @@ def make_tool(
         "quick_wait": _duration(what, "quick_wait", quick_wait, zero=True),
         "inline_wait": _duration(what, "inline_wait", inline_wait, zero=True),
         "answer_by": _duration(what, "answer_by", answer_by),
+        "dedupe_for": None if isinstance(dedupe, bool) else _duration(what, "dedupe", dedupe),
     }
     if task == "forbidden":
         set_here = {
             **durations,
-            "dedupe": dedupe or None,
+            "dedupe": dedupe if dedupe is True else None,
             "version": version,
             "retries": retries or None,
             "backoff": backoff,
+            "token": token or None,
+            "limits": limits or None,
+            "priority": priority or None,
+            "max_priority": max_priority,
         }
         for option in (name for name in set_here if name != "timeout"):
             if set_here[option] is not None:
+                said = option.removesuffix("_for")
                 raise DeclarationError(
-                    f'{what}: {option} is for tasks, and task="forbidden" makes none: leave one of the two out'
+                    f'{what}: {said} is for tasks, and task="forbidden" makes none: leave one of the two out'
                 )
     signature = read_signature(function, what, scope or {}, free=input_schema is not None)
     texts: dict[str, Any] = {
@@ -244,6 +283,7 @@ def make_tool(
     if backoff is not None and not retries:
         raise DeclarationError(f"{what}: backoff without retries has no effect: give retries= as well")
     compiled = _input(what, signature, input_schema)
+    own_priority, highest = check_priority(what, priority, max_priority)
     adapter, output = _output(what, signature, output_schema, structured)
     return Tool(
         name=what,
@@ -253,7 +293,8 @@ def make_tool(
         task=task,
         **durations,
         bridge=bridge,
-        dedupe=dedupe,
+        dedupe=dedupe is True,
+        sensitive=_sensitive(what, signature, compiled, sensitive),
         version=_version(what, version),
         retries=Retries.parse(what, retries, "1s" if backoff is None else backoff),
         queue=queue,
@@ -261,6 +302,11 @@ def make_tool(
         ask_first=_asks(what, task, ask_first),
         header_parameters=header_parameters(compiled.document, what),
         structured=structured,
+        limits=check_limits(what, limits, None if signature.takes_any else compiled.document.get("properties", {})),
+        priority=own_priority,
+        max_priority=highest,
+        scopes=_scopes(what, scopes),
+        token=token,
         on_cancel=on_cancel,
         function=function,
         _signature=signature,
@@ -268,6 +314,19 @@ def make_tool(
         _output=output,
         _returns=adapter,
     )
+
+
+def _sensitive(what: str, signature: Signature, compiled: Schema, whole: Any) -> tuple[str, ...]:
+    if not isinstance(whole, bool):
+        raise DeclarationError(f"{what}: sensitive is {whole!r}: give True, or mark parameters with Sensitive()")
+    hidden = (ALL,) if whole else signature.sensitive
+    for parameter in header_parameters(compiled.document, what):
+        if whole or parameter.path[0] in hidden:
+            raise DeclarationError(
+                f"{what}: {parameter.path[0]} is sensitive, and clients repeat it in a header, which proxies log: "
+                "leave one of the two out"
+            )
+    return hidden
 
 
 def _is_queue(queue: Any) -> bool:
@@ -298,6 +357,14 @@ def _text(what: str, option: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise DeclarationError(f"{what}: {option} is {value!r}: give text")
     return value
+
+
+def _scopes(what: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(scope, str) and is_scope(scope) for scope in value):
+        raise DeclarationError(f"{what}: scopes is {value!r}: give a list of scopes, each without spaces and quotes")
+    if "offline_access" in value:
+        raise DeclarationError(f"{what}: offline_access is between a client and its authorization server: leave it out")
+    return tuple(dict.fromkeys(value))
 
 
 def _version(what: str, value: Any) -> str | None:

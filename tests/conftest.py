@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import timedelta
@@ -14,6 +15,7 @@ from pydantic import SecretStr
 
 from taskengine.settings import Settings
 from taskengine.store import Store
+from tests.planted import MARK, found_in
 from tests.processes import Processes
 from tests.services import AMQP_VARIABLE, Services, broken_invariants, running_services
 
@@ -30,6 +32,33 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+class _Overheard(logging.Handler):
+    """Lines of this process that hold a planted secret, as `logs` would write them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = logging.Formatter("%(name)s: %(message)s").format(record)
+        if MARK in text:
+            self.found.append(text)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_in_any_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests planted (database password, keys, tokens, sensitive arguments) is in none of the logs of a run.
+
+    Every process that a test starts writes to a file in its folder; all of them are read when the run is over.
+    """
+    overheard = _Overheard()
+    logging.getLogger("taskengine").addHandler(overheard)
+    yield
+    logging.getLogger("taskengine").removeHandler(overheard)
+    found = [*found_in(tmp_path_factory.getbasetemp()), *overheard.found]
+    assert not found, "secrets in the logs:\n" + "\n".join(found)
 
 
 @pytest.fixture(scope="session")

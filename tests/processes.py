@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from taskengine.children import Child
 from taskengine.durations import milliseconds
@@ -133,7 +133,19 @@ def _text(value: Any) -> str:
             return value.get_secret_value()
         case timedelta():
             return f"{milliseconds(value)}ms"
-        case list():
-            return orjson.dumps(value).decode()
+        case list() | dict():
+            return orjson.dumps(_plain(value)).decode()
         case _:
             return str(value)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case list():
+            return [_plain(each) for each in value]
+        case dict():
+            return {name: _plain(each) for name, each in value.items()}
+        case BaseModel():
+            return {name: _plain(getattr(value, name)) for name in value.model_fields_set}
+        case _:
+            return None if value is None else _text(value)

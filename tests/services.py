@@ -16,6 +16,7 @@ import asyncpg
 
 from taskengine.embedded import EmbeddedServices
 from taskengine.store import migrate
+from tests.planted import plant
 
 DATABASE_VARIABLE = "TASKENGINE_TEST_DATABASE_URL"
 BROKER_VARIABLE = "TASKENGINE_TEST_BROKER_URL"
@@ -32,7 +33,12 @@ class Services:
     template: str
 
     def database_url(self, name: str) -> str:
-        return urlsplit(self.admin_url)._replace(path=f"/{name}").geturl()
+        """With a password, which the embedded PostgreSQL does not ask for, and no log may show."""
+        parts = urlsplit(self.admin_url)._replace(path=f"/{name}")
+        if parts.password is None:
+            user, _, place = parts.netloc.rpartition("@")
+            parts = parts._replace(netloc=f"{user or 'postgres'}:{plant('database-password')}@{place}")
+        return parts.geturl()
 
     def create_database(self, *, migrated: bool = True) -> str:
         """The address of a new database of its own."""

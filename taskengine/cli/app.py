@@ -14,14 +14,19 @@ from typer.core import TyperGroup
 
 __all__ = ["app"]
 
-ENGINE = ("dev", "demo", "serve", "stdio", "connect", "worker", "migrate", "doctor", "settings", "version")
-TASKS = ("tools", "call", "watch", "ls", "show", "logs", "result", "answer", "cancel")
+ENGINE = (
+    *("dev", "demo", "serve", "stdio", "connect", "worker", "pause", "resume", "migrate", "rekey", "doctor"),
+    *("settings", "version"),
+)
+TASKS = ("tools", "call", "watch", "ls", "show", "logs", "result", "answer", "cancel", "audit")
 HIDDEN = ("keep",)
+TOGETHER = {"pause": "queues", "resume": "queues"}
+"""Commands of one module."""
 NAMES = (*ENGINE, *TASKS, *HIDDEN)
 
 
 class _Commands(MutableMapping[str, Any]):
-    """By name; `taskengine.cli.<name>` holds the function of the same name."""
+    """By name; `taskengine.cli.<name>` holds the function of the same name, if no other module does."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] = {}
@@ -31,7 +36,7 @@ class _Commands(MutableMapping[str, Any]):
             if name not in NAMES:
                 raise KeyError(name)
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            function = getattr(import_module(f"taskengine.cli.{name}"), name)
+            function = getattr(import_module(f"taskengine.cli.{TOGETHER.get(name, name)}"), name)
             alone.command(name, hidden=name in HIDDEN)(function)
             self._loaded[name] = typer.main.get_command(alone)
         return self._loaded[name]

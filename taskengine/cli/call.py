@@ -27,6 +27,9 @@ def call(
     data: Data = None,
     revision: Revision = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the task's id and leave it alone.")] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Makes a repetition of this call, with the same key, the same call.")
+    ] = None,
     as_json: Annotated[bool, Json] = False,
 ) -> None:
     """Call TOOL and see it to its end. Ctrl-C leaves its task alone, which goes on.
@@ -50,13 +53,18 @@ def call(
                         err.print(f"{tool}  {task.id}", markup=False)
 
                 outcome = await client.call(
-                    tool, values, on_progress=watching.show, on_question=watching.on_question, on_task=begun
+                    tool,
+                    values,
+                    on_progress=watching.show,
+                    on_question=watching.on_question,
+                    on_task=begun,
+                    idempotency_key=idempotency_key,
                 )
             return report(outcome, where, as_json=as_json)
 
     async def _hand_in(client: Client, watching: Watching) -> int:
         try:
-            task = await client.submit(tool, values, on_question=watching.on_question)
+            task = await client.submit(tool, values, on_question=watching.on_question, idempotency_key=idempotency_key)
         except QuestionFirst as asks:
             return report(Outcome(Status.INPUT_REQUIRED, {}, questions=asks.questions), where, as_json=as_json)
         if task.id is None or task.last is None:  # it was quick

@@ -18,6 +18,7 @@ from taskengine.cli.process import Interrupts, watch_code
 from taskengine.cli.screen import Host, Port, Target, complain, good, note, out
 from taskengine.cli.stack import ChildFailed, Stack
 from taskengine.client import Client
+from taskengine.client.results import ServerUnreachable
 from taskengine.settings import PREFIX, load_settings
 from taskengine.store import migrate
 from taskengine.target import source_folder
@@ -74,15 +75,28 @@ def _tell(who: str, what: str) -> None:
 
 def _show(stack: Stack, *, reload: bool) -> None:
     data = stack.services.data_dir
-    tools = asyncio.run(_tools(stack.url))
+    tools = _tools(stack.url)
     good(f"PostgreSQL and Valkey, embedded, in {data}")
     good(f"schema {migrate.head()}")
-    good(f"{len(tools)} tool{'s' * (len(tools) != 1)}: {', '.join(tools) or 'none yet'}")
+    if tools is None:
+        good("callers need a token (docs/security.md)")
+    else:
+        good(f"{len(tools)} tool{'s' * (len(tools) != 1)}: {', '.join(tools) or 'none yet'}")
     out.print(f"\n  MCP     {stack.url}\n  logs    {data / 'logs'}\n  reload  {'on' if reload else 'off'}\n")
     out.print("Ctrl-C stops everything; tasks go on at the next start.\n")
 
 
-async def _tools(url: str) -> list[str]:
-    """The names of the engine's own tools are left out: the user declared the others."""
-    async with Client(url) as client:
+def _tools(url: str) -> list[str] | None:
+    """The names of the tools, without the engine's own: the user declared the others. None where it takes a token that
+    is not in the environment."""
+    try:
+        return asyncio.run(_listed(url, os.environ.get(f"{PREFIX}TOKEN")))
+    except ServerUnreachable as error:
+        if error.status not in {401, 403}:
+            raise
+        return None
+
+
+async def _listed(url: str, token: str | None) -> list[str]:
+    async with Client(url, auth=token) as client:
         return [tool["name"] for tool in await client.list_tools() if tool["name"] not in HANDLE_TOOLS]

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import redis
 import typer
 
+from taskengine.cli.queues import note_paused
 from taskengine.cli.screen import bad, good, note
 from taskengine.errors import StoreUnavailable
 from taskengine.jobs.bell import Bell, BrokerUnavailable
@@ -57,6 +58,7 @@ async def _database(settings: Settings) -> bool:
         newer = "" if revision == migrate.head() else f", newer than this version's {migrate.head()}"
         good(f"schema {revision}{newer}")
         _workers(await store.workers.alive())
+        await note_paused(store)
     except StoreUnavailable as error:
         bad(f"database {name}: {error.reason}: start it, or set TASKENGINE_DATABASE_URL")
         return False

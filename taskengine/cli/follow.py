@@ -19,7 +19,7 @@ from rich.progress import Progress as Bars
 
 from taskengine.cli.form import Unanswered, answer_at_prompt, can_ask
 from taskengine.cli.place import Where
-from taskengine.cli.screen import complain, err, harmless, out
+from taskengine.cli.screen import complain, err, harmless, harmless_json, out
 from taskengine.client import OnQuestion, Outcome, Progress, Remote, RemoteError, ServerUnreachable
 from taskengine.errors import EngineError, StoreUnavailable
 from taskengine.lifecycle import Status
@@ -185,8 +185,9 @@ def code_of(outcome: Outcome | Remote) -> int:
 
 def print_json(value: Any) -> None:
     """On standard output, indented for a terminal and on one line for a pipe."""
-    indent = 2 if sys.stdout.isatty() else None
-    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n")
+    at_terminal = sys.stdout.isatty()
+    text = json.dumps(value, indent=2 if at_terminal else None, ensure_ascii=False, default=str)
+    sys.stdout.write((harmless_json(text) if at_terminal else text) + "\n")
     sys.stdout.flush()
 
 

@@ -80,4 +80,5 @@ def _print(line: Mapping[str, Any]) -> None:
     style = {"warning": "yellow", "error": "red", "critical": "red", "alert": "red", "emergency": "red"}
     moment = line["at"].astimezone().strftime("%Y-%m-%d %H:%M:%S")
     source = f"{line['logger']}: " if line["logger"] else ""
+    said = said.replace("\n", "\n    ")  # what a tool says in several lines must not look like a line of its own
     out.print(Text.assemble(f"{moment} ", (f"{line['level']:9} ", style.get(line["level"], "")), f"{source}{said}"))

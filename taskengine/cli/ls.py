@@ -97,7 +97,7 @@ def _print_remote(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         err.print("no tasks", markup=False)
     for row in rows:
         cells = (row.get("task_id"), row.get("status"), row.get("tool"), row.get("status_message"))
-        out.print("\t".join(str(cell or "") for cell in cells).rstrip(), markup=False)
+        out.print("\t".join(" ".join(str(cell or "").split()) for cell in cells).rstrip(), markup=False)
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,10 +118,11 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         sign, style = STYLES[row["status"]]
         word = f"{sign} {row['status']}" + (" (error)" if row["is_error"] else "")
-        cells = (row["id"], word, row["tool"], describe(now - row["created_at"]), row["owner"])
-        message = row["status_message"] or ""
+        # A line break or tab in what others chose must not make another row or column.
+        tool, owner, message = (" ".join((row[name] or "").split()) for name in ("tool", "owner", "status_message"))
+        cells = (row["id"], word, tool, describe(now - row["created_at"]), owner)
         if out.is_terminal:
-            table.add_row(cells[0], Text(word, style), *cells[2:], Text(harmless(message)))
+            table.add_row(cells[0], Text(word, style), *(Text(harmless(cell)) for cell in (*cells[2:], message)))
         else:
             out.print("\t".join((*cells, message)), markup=False)
     if out.is_terminal:

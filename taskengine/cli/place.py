@@ -27,6 +27,7 @@ from taskengine.errors import BadAnswer, SettingsError, StoreUnavailable, TaskNo
 from taskengine.server.tasks import fitting_answers
 from taskengine.settings import PREFIX, Settings, load_settings
 from taskengine.store import Store
+from taskengine.store.audit import OPERATOR, Deed
 from taskengine.wire import modern
 
 __all__ = [
@@ -62,7 +63,10 @@ class Spoken(StrEnum):
 
 
 Url = Annotated[str | None, typer.Option(help="MCP endpoint of a server; default: what runs here.")]
-Token = Annotated[str | None, typer.Option(envvar="MCP_TOKEN", help="Bearer token for the server.", show_default=False)]
+Token = Annotated[
+    str | None,
+    typer.Option(envvar=["TASKENGINE_TOKEN", "MCP_TOKEN"], help="Bearer token for the server.", show_default=False),
+]
 Revision = Annotated[
     Spoken | None, typer.Option(help="Speak this revision of MCP; default: the newest that the server knows.")
 ]
@@ -186,9 +190,13 @@ class LocalTasks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._read: set[str] = set()
 
     async def get(self, task_id: str) -> Remote:
         record = await self._store.tasks.get(task_id, await self._owner(task_id))
+        if (record.result is not None or record.error is not None) and task_id not in self._read:
+            self._read.add(task_id)
+            await self._store.audit.by_operator(Deed(OPERATOR, "read", task_id, record.tool))
         return Remote.parse(orjson.loads(orjson.dumps(modern.get_task_result(record, {}))))
 
     async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
@@ -199,10 +207,10 @@ class LocalTasks:
         except BadAnswer as error:
             raise RemoteError(INVALID_PARAMS, str(error)) from None
         # Nobody rings for the next attempt: the workers look for what is due every second.
-        await self._store.inputs.answer(task_id, owner, fitting)
+        await self._store.inputs.answer(task_id, owner, fitting, actor=OPERATOR)
 
     async def cancel(self, task_id: str) -> None:
-        await self._store.tasks.cancel(task_id, await self._owner(task_id))
+        await self._store.tasks.cancel(task_id, await self._owner(task_id), actor=OPERATOR)
 
     async def changes(self, task_id: str, *, after: Remote | None = None) -> AsyncGenerator[Remote, None]:  # noqa: ARG002
         async with self._store.changes.watch([task_id]) as watch:

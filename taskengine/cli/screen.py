@@ -9,14 +9,19 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Host", "Port", "Target", "bad", "complain", "err", "good", "harmless", "note", "out"]
+__all__ = ["Host", "Port", "Target", "bad", "complain", "err", "good", "harmless", "harmless_json", "note", "out"]
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def harmless(text: str) -> str:
-    """What a server says, without the characters that command a terminal."""
+    """What a server says, without the characters that command a terminal or turn the direction of its text."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def harmless_json(text: str) -> str:
+    """JSON for a terminal: the same value, with these characters as escapes."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class _Screen(Console):
@@ -33,8 +38,8 @@ class _Screen(Console):
         return harmless(printed) if isinstance(printed, str) else printed
 
 
-out = _Screen(highlight=False, soft_wrap=True)
-err = _Screen(stderr=True, highlight=False, soft_wrap=True)
+out = _Screen(highlight=False, soft_wrap=True, emoji=False)
+err = _Screen(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 Target = Annotated[
     str,

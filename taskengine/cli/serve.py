@@ -11,9 +11,11 @@ import typer
 import uvicorn
 
 from taskengine import logs
+from taskengine.auth.config import LOCAL_HOSTS
 from taskengine.cli.screen import Host, Port, Target
 from taskengine.errors import SettingsError
 from taskengine.server import GracefulServer, create_app
+from taskengine.server.guardrails import http_options, set_user_timeout
 from taskengine.settings import Settings, load_settings
 from taskengine.target import load_target
 
@@ -28,6 +30,8 @@ def serve(target: Target, host: Host = None, port: Port = None) -> None:
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     logs.configure(settings)
     app = create_app(load_target(target), settings)
+    if not settings.authorized and settings.host not in LOCAL_HOSTS:
+        logger.warning("whoever reaches %s may call every tool: auth_issuers is not set", settings.host)
     listening = _listen(settings)
     server = _Server(
         uvicorn.Config(
@@ -35,6 +39,7 @@ def serve(target: Target, host: Host = None, port: Port = None) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            **http_options(settings),
             timeout_graceful_shutdown=max(1, round(settings.shutdown_grace.total_seconds())),
         ),
         f"http://{_bracketed(settings.host)}:{listening.getsockname()[1]}{settings.path}",
@@ -62,6 +67,7 @@ def _listen(settings: Settings) -> socket.socket:
     family: Any = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    set_user_timeout(listening)
     try:
         listening.bind((settings.host, settings.port))
     except OSError as error:

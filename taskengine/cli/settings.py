@@ -76,7 +76,7 @@ def _default(field: FieldInfo) -> str:
             return without_password(value.get_secret_value())
         case timedelta():
             return describe(value).replace(" ", "")
-        case bool() | list():
+        case bool() | list() | dict():
             return json.dumps(value)
         case _:
             return str(value)

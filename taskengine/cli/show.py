@@ -20,6 +20,7 @@ from taskengine.client import RemoteError, ServerUnreachable
 from taskengine.durations import describe
 from taskengine.errors import TaskNotFound
 from taskengine.losses import Loss, describe_loss
+from taskengine.store.audit import OPERATOR, Deed
 
 __all__ = ["show"]
 
@@ -44,6 +45,7 @@ def show(
                 await _show_remote(place, task_id, as_json)
                 return
             row = await place.store.inspection.show(task_id)
+            await place.store.audit.by_operator(Deed(OPERATOR, "read", task_id, row["tool"]))
             lines = await place.store.inspection.logs(task_id, last=LAST_LINES)
         if as_json:
             row = {**row, **{name: [plain(each) for each in row[name]] for name in ("questions", "journal", "losses")}}
@@ -113,6 +115,7 @@ def _print(row: Mapping[str, Any], lines: Any) -> None:
         _line("last lines", "")
     for line in lines:
         said = line["data"] if isinstance(line["data"], str) else json.dumps(line["data"], ensure_ascii=False)
+        said = said.replace("\n", "\n      ")
         out.print(f"  {_moment(line['at'])} {line['level']:9} {said}", markup=False)
 
 
@@ -141,7 +144,8 @@ def _line(name: str, value: Any) -> None:
     if isinstance(value, datetime):
         value = _moment(value)
     text = value if isinstance(value, (str, int)) else json.dumps(value, ensure_ascii=False)
-    out.print(f"{name + ':':12} {text}", markup=False)
+    # What a tool or a client says in several lines stays below its own name.
+    out.print(f"{name + ':':12} {str(text).replace(chr(10), chr(10) + '    ')}", markup=False)
 
 
 def _moment(moment: datetime) -> str:

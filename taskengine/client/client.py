@@ -90,14 +90,16 @@ class Client:
         on_progress: OnProgress | None = None,
         on_question: OnQuestion | None = None,
         on_task: Callable[[Remote], None] | None = None,
+        idempotency_key: str | None = None,
     ) -> Outcome:
         """Call the tool and see it to its end; `on_task` is told at once when the call became a task.
 
         Without `on_question` a call that asks something comes back as `input_required` with its questions. A tool's
         own error is an outcome with `is_error`. Raises RemoteError and ServerUnreachable. Giving up on the coroutine
-        does not cancel a task: see `cancel`. A call is not sent again by itself once it may have begun.
+        does not cancel a task: see `cancel`. A call is not sent again by itself once it may have begun; with an
+        `idempotency_key` of its own it may be, by its caller: the server then gives the task of the first.
         """
-        call = Call(name, dict(arguments or {}), on_progress, on_question)
+        call = Call(name, dict(arguments or {}), on_progress, on_question, idempotency_key)
         begun = await (await self._wire()).begin(call)
         if isinstance(begun, Outcome):
             return begun
@@ -112,12 +114,14 @@ class Client:
         *,
         on_progress: OnProgress | None = None,
         on_question: OnQuestion | None = None,
+        idempotency_key: str | None = None,
     ) -> Task:
         """Hand the call in; the task, which goes on by itself. A call that was quick is a task that has ended, and
-        has no id. `on_question` answers what the tool asks before it begins. Raises QuestionFirst without it,
-        RemoteError and ServerUnreachable.
+        has no id. `on_question` answers what the tool asks before it begins, and `idempotency_key` is as for `call`.
+        Raises QuestionFirst without somebody to answer, RemoteError and ServerUnreachable.
         """
-        begun = await (await self._wire()).begin(Call(name, dict(arguments or {}), on_progress, on_question))
+        call = Call(name, dict(arguments or {}), on_progress, on_question, idempotency_key)
+        begun = await (await self._wire()).begin(call)
         if isinstance(begun, Remote):
             return Task(self, begun.id, begun)
         if begun.questions:

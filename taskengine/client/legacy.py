@@ -313,7 +313,8 @@ class _NobodyAnswers(Exception):
 
 def _params(call: Call) -> dict[str, Any]:
     params: dict[str, Any] = {"name": call.name, "arguments": dict(call.arguments)}
-    return {**params, "_meta": call.token} if call.token else params
+    meta = call.meta
+    return {**params, "_meta": meta} if meta else params
 
 
 def _without_relation(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class Modern:
             return await self.request(
                 "tools/call",
                 params,
-                meta=call.token,
+                meta=call.meta,
                 headers=mirrored,
                 on_notification=telling(call.on_progress),
             )

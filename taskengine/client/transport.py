@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +22,8 @@ CALL_SILENCE_S = 1800.0
 """The same for calls: a server that answers with plain JSON says nothing until it is done."""
 
 _HINTS = {401: " (it wants a token, or another one)", 403: " (this token, or this address, is not allowed)"}
+
+_SCOPE = re.compile(r'scope="([^"]{1,200})"')
 
 Auth = str | Callable[[], str | Awaitable[str]]
 """A bearer token, or what gives one; it is asked before each request, so it may renew the token."""
@@ -100,6 +104,9 @@ class Answer:
                     yield self._checked(event.json)
             return
         content = await self._response.aread()
+        if self.status in _HINTS:
+            reason = f"HTTP {self.status}{_HINTS[self.status]} {_said(self.headers, content)}"
+            raise ServerUnreachable(self._url, reason.strip(), self.status)
         if kind == "application/json" and content:
             yield self._checked(self._response.json)
         elif self.status not in {202, 204}:
@@ -119,6 +126,16 @@ class Answer:
             return message
         reason = f"HTTP {self.status}{_HINTS.get(self.status, '')} with a body that is not JSON-RPC"
         raise ServerUnreachable(self._url, reason, self.status)
+
+
+def _said(headers: Mapping[str, str], content: bytes) -> str:
+    """Why the server refuses, in its own words, with the scopes that it wants."""
+    try:
+        text = json.loads(content)["error"]["message"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        text = " ".join(content.decode(errors="replace").split())
+    scope = _SCOPE.search(headers.get("www-authenticate", ""))
+    return f"{str(text)[:200]}{f' (scope: {scope.group(1)})' if scope else ''}"
 
 
 def is_response(message: Mapping[str, Any], request_id: int) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from taskengine.client.handle import OnProgress, OnQuestion, Source, tell
 from taskengine.client.results import Outcome, Progress, Remote, RemoteError, ServerUnreachable
 from taskengine.client.transport import OnNotification
+from taskengine.wire.meta import IDEMPOTENCY_KEY
 
 __all__ = ["Call", "Profile", "Wire", "patiently", "telling"]
 
@@ -41,11 +42,14 @@ class Call:
     arguments: Mapping[str, Any]
     on_progress: OnProgress | None
     on_question: OnQuestion | None
+    key: str | None = None
+    """Makes its repetition the same call."""
 
     @property
-    def token(self) -> dict[str, Any]:
-        """The `_meta` that asks for progress, where it is wanted."""
-        return {} if self.on_progress is None else {"progressToken": f"{self.name}-{time.monotonic_ns()}"}
+    def meta(self) -> dict[str, Any]:
+        """The `_meta` that asks for progress, where it is wanted, and holds the key, where there is one."""
+        meta = {} if self.on_progress is None else {"progressToken": f"{self.name}-{time.monotonic_ns()}"}
+        return meta if self.key is None else {**meta, IDEMPOTENCY_KEY: self.key}
 
 
 class Wire(Source, Protocol):

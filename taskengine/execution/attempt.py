@@ -18,6 +18,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from taskengine import logs
 from taskengine.calling import Outcome, call_async, outcome_of_message
 from taskengine.content import encode_json
 from taskengine.durations import describe
@@ -33,6 +34,7 @@ from taskengine.errors import (
     TaskCancelled,
 )
 from taskengine.execution.cleanups import Cleanups
+from taskengine.execution.handover import Renew
 from taskengine.execution.processes import NotBegun, ProcessDied, ToolProcess, ToolProcesses
 from taskengine.execution.taskport import GivenUp, Stop, TaskPort
 from taskengine.losses import Loss
@@ -67,9 +69,12 @@ class Attempt(TaskPort):
         ring: Callable[[Doorbell], None],
         find: Callable[[str], Tool | None] = lambda _: None,
         may_linger: Callable[[], bool] = lambda: True,
+        renew: Renew | None = None,
     ) -> None:
-        """`find` knows the tools that may be called; `may_linger` tells whether nobody needs this attempt's slot."""
-        super().__init__(claim, tool, store=store, settings=settings, ring=ring, find=find, may_linger=may_linger)
+        """As of `TaskPort`."""
+        super().__init__(
+            claim, tool, store=store, settings=settings, ring=ring, find=find, may_linger=may_linger, renew=renew
+        )
         self._processes = processes
         self._process: ToolProcess | None = None
         self._cleanups = Cleanups(store, settings, processes)
@@ -79,6 +84,13 @@ class Attempt(TaskPort):
 
     async def run(self) -> None:
         """Run the attempt to its end; raises nothing."""
+        claim = self.claim
+        with logs.bound(
+            task=claim.task_id, attempt=claim.attempt, owner=claim.owner, tool=claim.tool, traceparent=claim.trace
+        ):
+            await self._run()
+
+    async def _run(self) -> None:
         try:
             ended = await self._ended()
             if ended is not None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from taskengine import logs
 from taskengine.calling import call_sync
 from taskengine.calls import REFUSALS
 from taskengine.cleanup import clean_up_sync
@@ -36,6 +37,7 @@ from taskengine.errors import (
     TaskCancelled,
 )
 from taskengine.execution.frames import ANSWERS, ENTRIES, ENTRY, JOURNAL, WAIT, pack, receive_frame
+from taskengine.identity import AccessToken, Identity
 from taskengine.port import IN_PLACE
 from taskengine.records import Answered, Entry, Question, Wait
 from taskengine.target import load_target
@@ -125,6 +127,7 @@ class _ChildPort:
         self.attempt: int = call["attempt"]
         self.capabilities: Mapping[str, Any] = call["capabilities"]
         self.first: Mapping[str, Mapping[str, Any]] = call["first"]
+        self.caller = None if call["caller"] is None else Identity.load(call["caller"])
         self.journal: Mapping[str, Entry] = JOURNAL.validate_python(call["journal"])
         self.answers: Mapping[str, Answered] = ANSWERS.validate_python(call["answers"])
         self._now = datetime.fromisoformat(call["now"])
@@ -175,6 +178,11 @@ class _ChildPort:
     def withdraw(self, child_id: str) -> None:
         self._request("withdraw", child_id=child_id)
 
+    def token(self, valid_for: timedelta) -> AccessToken:
+        held = self._request("token", seconds=valid_for.total_seconds())
+        expires_at = held["expires_at"]
+        return AccessToken(held["value"], None if expires_at is None else datetime.fromisoformat(expires_at))
+
     def _request(self, method: str, **arguments: Any) -> Any:
         self._wire.send({"op": "port", "method": method, **arguments})
         reply = self._wire.replies.get()
@@ -198,6 +206,7 @@ def main(target: str, descriptor: int, parent: int) -> None:
     `target` names the engine, `descriptor` is the socket's, `parent` the worker's process id.
     """
     _die_with(parent)
+    logs.configure_child()
     # A signal sent to the whole process group asks the worker to drain; it decides what becomes of running tools.
     for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
@@ -227,13 +236,20 @@ def main(target: str, descriptor: int, parent: int) -> None:
 
 
 def _run(tool: Tool, call: Mapping[str, Any], wire: _Wire) -> dict[str, Any]:
-    outcome = call_sync(
-        tool,
-        call["arguments"],
-        _ChildPort(wire, call),
-        show_exceptions=call["show_exceptions"],
-        max_result_bytes=call["max_result_bytes"],
-    )
+    with logs.bound(
+        task=call["task_id"],
+        attempt=call["attempt"],
+        owner=call["owner"],
+        tool=tool.name,
+        traceparent=call["trace"],
+    ):
+        outcome = call_sync(
+            tool,
+            call["arguments"],
+            _ChildPort(wire, call),
+            show_exceptions=call["show_exceptions"],
+            max_result_bytes=call["max_result_bytes"],
+        )
     return {"outcome": dataclasses.asdict(outcome)}
 
 

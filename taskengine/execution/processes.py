@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from taskengine.calling import Outcome
@@ -122,8 +123,11 @@ class ToolProcess:
                 "arguments": claim.arguments,
                 "task_id": claim.task_id,
                 "attempt": claim.attempt,
+                "owner": claim.owner,
+                "trace": claim.trace,
                 "capabilities": claim.capabilities,
                 "first": claim.first,
+                "caller": None if claim.caller is None else claim.caller.dump(),
                 "journal": JOURNAL.dump_python(dict(durable.journal), mode="json"),
                 "answers": ANSWERS.dump_python(dict(durable.answers), mode="json"),
                 "now": durable.clock().isoformat(),
@@ -188,7 +192,8 @@ class ToolProcess:
         except ProtocolError as error:
             self._send({"op": "error", "code": error.code, "message": error.message, "data": error.data})
         except tuple(REFUSALS.values()) as error:
-            self._send({"op": "refused", "error": type(error).__name__, "message": str(error)})
+            kind = next(name for name, known in REFUSALS.items() if isinstance(error, known))
+            self._send({"op": "refused", "error": kind, "message": str(error)})
 
     def stop(self, ended: type[Signal]) -> None:
         """Raise `ended` in the running call, also in the middle of a blocking one."""
@@ -243,6 +248,9 @@ async def _asked(port: DurablePort, message: dict[str, Any]) -> Any:
         case "give_up":
             await port.give_up(ENTRY.validate_python(message["entry"]), message["keys"])
             return ANSWERS.dump_python(dict(port.answers), mode="json")
+        case "token":
+            held = await port.token(timedelta(seconds=message["seconds"]))
+            return {"value": held.value, "expires_at": None if held.expires_at is None else held.expires_at.isoformat()}
         case "answer_child":
             await port.answer_child(message["child_id"], message["responses"])
         case _:

@@ -26,12 +26,16 @@ LONGEST_MESSAGE = 1000
 class Reports:
     """The reports of one attempt. Only the latest progress is kept: it is a state, not a history."""
 
-    def __init__(self, store: Store, claim: Claim) -> None:
+    def __init__(self, store: Store, claim: Claim, most_lines: int | None = None) -> None:
+        """`most_lines` of the task are kept, in all its attempts together; None for all."""
         self._store = store
         self._claim = claim
         self._progress: tuple[float, float | None, str | None] | None = None
         self._lines: list[dict[str, Any]] = []
         self._dropped = 0
+        self._most_lines = most_lines
+        self._room: int | None = None
+        """How many more lines of the task are kept; None before it is known."""
         self._writer: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
@@ -80,13 +84,27 @@ class Reports:
             if progress is not None:
                 await self._store.attempts.progress(self._claim, *progress, progress_text(*progress))
             if lines:
-                await self._store.attempts.log(self._claim, lines)
+                await self._log(lines)
         except ClaimLost:
             pass  # the attempt learns of it in its own way
         except StoreUnavailable as error:
             logger.warning("reports of task %s were not stored: %s", self._claim.task_id, error)
         except Exception:  # a report never costs the task its attempt
             logger.exception("reports of task %s were not stored", self._claim.task_id)
+
+    async def _log(self, lines: list[dict[str, Any]]) -> None:
+        if self._most_lines is not None:
+            if self._room is None:
+                self._room = self._most_lines - await self._store.attempts.logged(self._claim, self._most_lines + 1)
+            full = self._room < 0  # the line that says so is there
+            over, lines = len(lines) > max(0, self._room), lines[: max(0, self._room)]
+            self._room -= len(lines)
+            if over and not full:
+                said = f"no more lines are kept of this task: {self._most_lines} are the most (max_log_lines)"
+                lines.append({"level": "warning", "logger": "taskengine", "data": encode_json(said)})
+                self._room = -1
+        if lines:
+            await self._store.attempts.log(self._claim, lines)
 
 
 def progress_text(progress: float, total: float | None, message: str | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from taskengine.engine import TaskEngine
-from taskengine.errors import ClaimLost, StoreUnavailable
+from taskengine.errors import ClaimLost, StoreUnavailable, Unreadable
 from taskengine.execution.attempt import DRAIN_STOP_S, Attempt, Stop
 from taskengine.execution.cleanups import Cleanups
 from taskengine.execution.heartbeat import Heartbeat
@@ -139,10 +139,15 @@ class Runner:
             return None
         point("claim.asked")
         try:
-            claim = await self._store.attempts.claim(doorbell, worker_id)
+            # What is due first, which need not be what the doorbell names: turns are fair, and the broker's order is
+            # not. For what was passed over another doorbell is on its way.
+            claim = await self._store.attempts.claim_next((doorbell.queue,), worker_id, self._tools)
             point("claim.committed")
         except StoreUnavailable as error:
             logger.warning("task %s was not claimed: %s", doorbell.task_id, error)
+            return None
+        except Unreadable as error:  # held, and run by nobody: the heartbeat hands it back, for a worker with the key
+            logger.error("task %s cannot be run here: %s", doorbell.task_id, error)
             return None
         return claim
 
@@ -155,6 +160,9 @@ class Runner:
             return await self._store.attempts.claim_next(routes, worker_id, self._tools)
         except StoreUnavailable as error:
             logger.warning("nothing was claimed: %s", error)
+            return None
+        except Unreadable as error:
+            logger.error("what was claimed cannot be run here: %s", error)
             return None
 
     async def _run(self, claim: Claim) -> None:
@@ -170,6 +178,7 @@ class Runner:
             processes=self._processes,
             ring=self._ring,
             find=self._engine.get_tool,
+            renew=self._engine.token_renewal,
             may_linger=lambda: not self._crowded(claim.queue),
         )
         attempt.draining = self._draining
@@ -183,8 +192,18 @@ class Runner:
         finally:
             del self._attempts[key]
             self._strays.look()
+            await self._free(claim)
         if attempt.stray is not None:
             await self._strays.outlast(attempt.stray)
+
+    async def _free(self, claim: Claim) -> None:
+        """Its place under its limits is the next one's; the janitor gives it away where this fails."""
+        if claim.limits:
+            try:
+                for doorbell in await self._store.limits.free(claim.limits):
+                    self._ring(doorbell)
+            except StoreUnavailable as error:
+                logger.warning("the limits of task %s are looked at later: %s", claim.task_id, error)
 
     async def _refuse(self, claim: Claim) -> None:
         """A rolling deploy: this worker's code does not have the tool. The relay tries again until one has it."""

@@ -24,6 +24,7 @@ from taskengine.errors import (
     AttemptReleased,
     ClaimLost,
     DeclarationError,
+    ProtocolError,
     Signal,
     StoreUnavailable,
     Suspended,
@@ -31,8 +32,10 @@ from taskengine.errors import (
     TaskNotFound,
 )
 from taskengine.execution.guard import guarding
+from taskengine.execution.handover import HandedOver, Renew
 from taskengine.execution.recorder import Recorder
 from taskengine.execution.reports import Reports
+from taskengine.identity import AccessToken
 from taskengine.lifecycle import LONGEST_POLL, TERMINAL, Status
 from taskengine.points import point
 from taskengine.port import IN_PLACE
@@ -50,6 +53,7 @@ _T = TypeVar("_T")
 RETRY_S = (0.2, 0.5, 1.0, 2.0)
 UNWINDS_WITHIN_S = 5.0
 """How long the function of an attempt that has ended to wait may take over its `finally` blocks."""
+TOO_MANY_QUESTIONS = -31012
 LINGER_LOOK_S = 0.1
 """How often an attempt that lingers looks whether its slot is needed."""
 
@@ -78,13 +82,16 @@ class TaskPort:
         ring: Callable[[Doorbell], None],
         find: Callable[[str], Tool | None],
         may_linger: Callable[[], bool],
+        renew: Renew | None,
     ) -> None:
-        """`find` knows the tools that may be called; `may_linger` tells whether nobody needs this attempt's slot."""
+        """`find` knows the tools that may be called; `may_linger` tells whether nobody needs this attempt's slot;
+        `renew` gives another token for one that expires."""
         self.claim = claim
         self.task_id: str | None = claim.task_id
         self.attempt = claim.attempt
         self.capabilities: Mapping[str, Any] = claim.capabilities
         self.first: Mapping[str, Mapping[str, Any]] = claim.first
+        self.caller = claim.caller
         self.answers: Mapping[str, Answered] = claim.answers
         self.journal: Mapping[str, Entry] = claim.journal
         self.draining = False
@@ -98,6 +105,7 @@ class TaskPort:
         """What the store said before this time (monotonic) of who holds the task proves nothing."""
         self.stray: asyncio.Task[Outcome] | None = None
         """The run of an async tool that did not end when it was told to."""
+        self._handed_over = HandedOver(claim, store, renew)
         self._find = find
         self._may_linger = may_linger
         self._recorder = Recorder(self._record)
@@ -112,7 +120,7 @@ class TaskPort:
         self._store = store
         self._settings = settings
         self._ring = ring
-        self._reports = Reports(store, claim)
+        self._reports = Reports(store, claim, settings.max_log_lines)
         self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
 
     def stop(self, reason: Stop) -> None:
@@ -211,10 +219,20 @@ class TaskPort:
             ttl_ms=milliseconds(min(tool.ttl or self._settings.ttl, self._settings.max_ttl)),
             poll_interval_ms=max(1, milliseconds(tool.poll_interval or LONGEST_POLL)),
             parent=self.claim.task_id,
+            priority=tool.priority,
+            slots=tool.slots(self.claim.owner, arguments),
+            caller=self.claim.caller,
+            token=self._handed_over.held if tool.token else None,
+            sensitive=tool.sensitive,
         )
 
     @guarding
     async def park(self, wait: Wait, entries: Sequence[Entry], *, linger: bool) -> None:
+        most = self._settings.max_questions
+        if wait.questions and len(self.answers) + len(wait.questions) > most:
+            raise ProtocolError(
+                TOO_MANY_QUESTIONS, f"A task asks {most} questions at most (max_questions), and this is one more"
+            )
         await self._reports.close()
         linger_s = self._settings.linger.total_seconds() if linger and self._may_linger() else 0.0
         if self.draining:
@@ -266,6 +284,11 @@ class TaskPort:
     async def withdraw(self, child_id: str) -> None:
         await self._or_over(lambda: self._persistently(lambda: self._store.waits.withdraw(self.claim, child_id)))
 
+    @guarding
+    async def token(self, valid_for: timedelta) -> AccessToken:
+        self._leave_if_over()
+        return await self._or_over(lambda: self._handed_over.token(valid_for))
+
     async def _record(self, entries: Sequence[Entry], children: Sequence[NewTask]) -> None:
         for doorbell in await self._persistently(lambda: self._store.journal.record(self.claim, entries, children)):
             self._ring(doorbell)
@@ -311,7 +334,7 @@ class TaskPort:
             logger.warning("%s: %s while it waited in place", self, error)
             return False
         self._alive = {entry.child_id for entry in self.journal.values() if _lives(entry)}
-        self._reports = Reports(self._store, self.claim)
+        self._reports = Reports(self._store, self.claim, self._settings.max_log_lines)
         return True
 
     async def _cancelled_meanwhile(self) -> bool:

@@ -29,8 +29,10 @@ UNHEARD_S = 2.0
 """A task that nobody claimed this long after its doorbell may have lost it."""
 RING_BATCH = 1000
 SWEEP_BATCH = 500
+AUDIT_BATCH = 5000
 THOROUGH_EVERY = 10
 """Looks between those for tasks whose holder is not even registered, which a claim hardly leaves behind."""
+FREE_EVERY_S = 2.0
 EXTEND_EVERY_S = 5.0
 SWEEP_EVERY_S = 10.0
 SELDOM_S = 60.0
@@ -89,6 +91,7 @@ class Janitor:
             ("wake", self.wake, due.wake_in_s is not None and due.wake_in_s <= LOOK_S, 0.0),
             ("wake_parents", self.wake_parents, due.parents, 0.0),
             ("cancel_orphans", self.cancel_orphans, due.children, 0.0),
+            ("free", self.free, due.blocked, FREE_EVERY_S),
             ("extend", self.extend, due.ending, EXTEND_EVERY_S),
             ("sweep", self.sweep, due.expired, SWEEP_EVERY_S),
         )
@@ -159,6 +162,11 @@ class Janitor:
         """Cancel tasks whose caller has ended."""
         await self._store.children.cancel_orphans()
 
+    async def free(self) -> None:
+        """Make tasks due that a limit held back and that has room now; the workers that end one do it as well."""
+        for doorbell in await self._store.limits.free_all():
+            self._bell.ring(doorbell)
+
     async def extend(self) -> None:
         """Keep the retention of live tasks ahead of them."""
         await self._store.upkeep.extend()
@@ -176,5 +184,9 @@ class Janitor:
         await self._store.upkeep.expire(self._settings.max_ttl.total_seconds(), encode_json(EXPIRED))
 
     async def forget(self) -> None:
-        """Drop sessions and letters that are past their time."""
+        """Drop sessions and letters that are past their time, and old entries of the audit log."""
         await self._store.sessions.sweep()
+        swept = AUDIT_BATCH
+        while swept == AUDIT_BATCH:
+            swept = await self._store.audit.sweep(self._settings.audit_retention.total_seconds(), AUDIT_BATCH)
+            await asyncio.sleep(LEAST_PAUSE_S)

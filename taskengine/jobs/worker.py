@@ -20,6 +20,7 @@ from celery.worker import state as celery_state
 from taskengine.engine import TaskEngine
 from taskengine.errors import SettingsError
 from taskengine.execution.runner import Runner
+from taskengine.jobs import transport
 from taskengine.jobs.app import is_sync, make_app
 from taskengine.jobs.bell import Bell
 from taskengine.jobs.janitor import Janitor
@@ -133,6 +134,7 @@ def make_worker_app(
 ) -> Any:
     """The Celery application of a worker that serves `engine`, for `run_worker` and `workers/celery_app.py`."""
     host = WorkerHost(engine, target, settings, on_ready)
+    transport.install()
     app = make_app(settings, host.routes)
     app.taskengine_host = host
     app.steps["consumer"].add(ConsumerHandle)

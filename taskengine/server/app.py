@@ -34,7 +34,8 @@ class _FrontEnd(Starlette):
 
 
 def create_app(engine: TaskEngine, settings: Settings | None = None) -> Starlette:
-    """Serves the engine's tools at `settings.path`, and `/healthz` and `/readyz`.
+    """Serves the engine's tools at `settings.path`, and `/healthz` and `/readyz`. Where tokens of an authorization
+    server are wanted, clients find it at `/.well-known/oauth-protected-resource` (RFC 9728).
 
     Run it by itself, or mount it into another ASGI application: `Mount("/tools", create_app(engine))`. A mounted
     application gets no lifespan; it starts with its first request, and the host ends it with
@@ -52,11 +53,14 @@ def create_app(engine: TaskEngine, settings: Settings | None = None) -> Starlett
             yield
 
     endpoint = McpEndpoint(service)
+    guard = service.guard
+    places = [] if guard.resource is None else guard.resource.paths(service.settings.path)
     app = _FrontEnd(
         routes=[
             Route(service.settings.path, endpoint),
             Route("/healthz", health.healthz),
             Route("/readyz", health.readyz),
+            *(Route(place, guard.metadata) for place in places),
         ],
         lifespan=lifespan,
     )

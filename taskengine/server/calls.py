@@ -21,6 +21,7 @@ from taskengine.calling import outcome_of_message
 from taskengine.durations import milliseconds
 from taskengine.errors import InvalidArguments, StoreUnavailable
 from taskengine.lifecycle import LONGEST_POLL, Status
+from taskengine.limits import LOWEST_PRIORITY
 from taskengine.points import point
 from taskengine.questions import missing_capabilities
 from taskengine.records import Answered, NewTask, Question, TaskRecord
@@ -30,12 +31,14 @@ from taskengine.server.exchange import Exchange
 from taskengine.server.handles import call_handle
 from taskengine.server.progress import Reporter
 from taskengine.server.rounds import Rounds, read_rounds
+from taskengine.server.sameness import no_task_for, same_call
 from taskengine.server.tasks import answer, fitting_answers
 from taskengine.server.waiting import Report, follow
 from taskengine.store.changes import Watch
 from taskengine.tool import Tool
 from taskengine.wire import headers, modern
 from taskengine.wire.jsonrpc import INVALID_PARAMS, RpcError
+from taskengine.wire.meta import idempotency_key, priority, traceparent
 
 __all__ = ["call_tool"]
 
@@ -53,6 +56,8 @@ async def call_tool(call: Call, exchange: Exchange) -> Any:
     """
     name = call.text("name")
     arguments = call.mapping("arguments") if "arguments" in call.params else {}
+    await call.service.budgets.calling(call.caller)
+    call.service.budgets.check_size(arguments)
     tool = call.service.engine.get_tool(name)
     if tool is None:
         handle = call.service.handles.get(name)
@@ -70,6 +75,7 @@ async def call_tool(call: Call, exchange: Exchange) -> Any:
     except InvalidArguments as error:
         return _call_result(call, outcome_of_message(str(error)).result)
     if not tool.durable:
+        no_task_for(tool, idempotency_key(call.params, call.headers))
         return await call_direct(rounds, tool, arguments, exchange)
     return await _begin(rounds, tool, arguments, exchange)
 
@@ -90,20 +96,32 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
     known |= fitting
     still_open = [question for key, question in questions.items() if key not in known]
     bridged = _bridged(call, tool)
+    repeated_by = idempotency_key(call.params, call.headers)
+    if still_open and repeated_by is not None:
+        made = await _made_under(call, tool, arguments, repeated_by)
+        if made is not None:
+            return await _resume(rounds, tool, made.id, exchange)
     if still_open and not (bridged and _only_its_model_can_answer(call, still_open)):
         return await rounds.ask(still_open, [Answered(questions[key], answer) for key, answer in known.items()])
     new = NewTask(
         id=f"tsk_{secrets.token_urlsafe(24)}",
         owner=call.caller.owner,
+        caller=call.caller.identity,
+        token=call.caller.token_for(tool),
         tool=tool.name,
         queue=tool.route,
         arguments=arguments,
         capabilities=with_answers_by_model(call.envelope.capabilities) if bridged else call.envelope.capabilities,
         ttl_ms=milliseconds(call.service.ttl_of(tool)),
         poll_interval_ms=max(1, milliseconds(tool.poll_interval or LONGEST_POLL)),
+        priority=priority(call.params, tool.priority, LOWEST_PRIORITY, tool.max_priority),
+        slots=tool.slots(call.caller.owner, arguments),
         first=known,
         nonce=rounds.state.nonce,
         dedupe=joined_by(tool, arguments, known) if bridged else None,
+        same=same_call(tool, arguments, known, repeated_by),
+        sensitive=tool.sensitive,
+        trace=traceparent(call.params, call.headers),
     )
     if call.envelope.declares_tasks and tool.task == "required":
         return modern.create_task_result(await _create(call, new), call.service.meta)  # whatever comes of it, later
@@ -114,7 +132,7 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
             record = await _create(call, new)
         except asyncio.CancelledError:
             # Whether it was committed is not known. A task may live on, a synchronous call may not (A-33).
-            if exchange.disconnected and not call.envelope.declares_tasks and not bridged:
+            if exchange.disconnected and not call.envelope.declares_tasks and not _kept(call, tool):
                 call.service.cancel_abandoned(new.id, call.caller)
             raise
         if record.id != new.id:
@@ -138,12 +156,12 @@ async def _create(call: Call, new: NewTask) -> TaskRecord:
     for attempt in range(1, CREATE_TRIES + 1):
         point("call.checked")
         try:
-            record, doorbell = await call.service.store.tasks.create(new)
+            record, doorbell = await call.service.store.tasks.create(new, call.service.budgets.bounds(call.caller))
             point("call.committed")
         except StoreUnavailable:
             if attempt == CREATE_TRIES:
                 # It may be there all the same. Where no retry of its client will find it, nobody ever would.
-                if new.nonce is None and new.dedupe is None:
+                if new.nonce is None and new.dedupe is None and new.same is None:
                     call.service.cancel_abandoned(new.id, call.caller)
                 raise
             await asyncio.sleep(RETRY_S)
@@ -163,7 +181,7 @@ async def _present(rounds: Rounds, tool: Tool, record: TaskRecord, watch: Watch,
         return await _inline(rounds, tool, record, watch, exchange, bridged=bridged)
     except asyncio.CancelledError:
         if exchange.disconnected:
-            if not bridged:
+            if not _kept(rounds.call, tool):
                 rounds.call.service.cancel_abandoned(record.id, rounds.call.caller)
             raise
         return await rounds.ask_for_task(record.id)
@@ -182,6 +200,7 @@ async def _as_task(call: Call, tool: Tool, record: TaskRecord, watch: Watch, exc
             if exchange.disconnected:
                 raise
         if record.status is Status.COMPLETED:
+            call.service.trail.read(call.caller.owner, record)
             return _call_result(call, record.result)
     return modern.create_task_result(record, call.service.meta)
 
@@ -210,7 +229,9 @@ async def _inline(
     await service.sealer.prepare()
     wait = wait_of(tool, call.caller.patience, service.settings).total_seconds() if bridged else None
     report = _reporter(call, exchange)
+    exchange.end_after(call.caller.stream_s)
     record = await follow(service, call.caller.owner, record, watch, within_s=wait, report=report)
+    service.trail.read(call.caller.owner, record)
     if record.status is Status.INPUT_REQUIRED:
         if not (bridged and missing_capabilities(record.open_questions, call.envelope.capabilities)):
             return await rounds.ask_for_task(record.id, record.open_questions)
@@ -241,6 +262,19 @@ def _only_its_model_can_answer(call: Call, questions: Sequence[Question]) -> boo
     return bool(missing_capabilities(questions, declared)) and not missing_capabilities(
         questions, with_answers_by_model(declared)
     )
+
+
+async def _made_under(call: Call, tool: Tool, arguments: dict[str, Any], key: str) -> TaskRecord | None:
+    """The task that an earlier call has made under the key: nothing needs to be asked again. Raises KeyReused."""
+    same = same_call(tool, arguments, {}, key)
+    assert same is not None
+    return await call.service.store.tasks.same_call(call.caller.owner, tool.name, arguments, same)
+
+
+def _kept(call: Call, tool: Tool) -> bool:
+    """The end of the request is not the end of the task: its client may come back for it by repeating the call."""
+    repeatable = tool.dedupe_for is not None or idempotency_key(call.params, call.headers) is not None
+    return repeatable or _bridged(call, tool)
 
 
 def _bridged(call: Call, tool: Tool) -> bool:

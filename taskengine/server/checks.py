@@ -15,11 +15,13 @@ from taskengine.wire import modern
 from taskengine.wire.headers import RawHeaders, values
 from taskengine.wire.jsonrpc import INVALID_REQUEST, RpcError
 
-__all__ = ["MAX_HEADER_BYTES", "Accepts", "Refusal", "check_headers", "read_accept"]
+__all__ = ["MAX_HEADER_BYTES", "Accepts", "Refusal", "check_headers", "check_hosts", "read_accept"]
 
 MAX_HEADER_BYTES = 32 * 1024
 
 METHODS = ("POST", "GET", "DELETE")
+ALLOW = ((b"allow", ", ".join(METHODS).encode()),)
+PLAIN_BODIES = ((b"accept-encoding", b"identity"),)
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -30,9 +32,9 @@ _KEPT = 256
 class Refusal(Exception):
     """The request is refused with this HTTP status; the error goes along without an `id` (X-TRANS-03)."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(status, message)
-        self.status, self.message = status, message
+    def __init__(self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(status, message, headers)
+        self.status, self.message, self.headers = status, message, headers
 
     @property
     def error(self) -> RpcError:
@@ -47,16 +49,15 @@ class Accepts:
     events: bool
 
 
-def check_headers(headers: RawHeaders, method: str, allowed_hosts: Collection[str]) -> Accepts:
-    """Host and Origin, method, size, media types, in this order (A-14). Raises Refusal.
+def check_headers(headers: RawHeaders, method: str) -> Accepts:
+    """Method, size, media types, in this order (A-14). Raises Refusal.
 
     GET and DELETE belong to sessions, which 2026-07-28 does not have (X-SEL-09).
     """
-    _check_hosts(headers, allowed_hosts)
     if method not in METHODS:
-        raise Refusal(405, f"Only {', '.join(METHODS)} are served here")
+        raise Refusal(405, f"Only {', '.join(METHODS)} are served here", ALLOW)
     if method != "POST" and modern.VERSION in values(headers, "mcp-protocol-version"):
-        raise Refusal(405, f"Only POST is served to MCP {modern.VERSION}")
+        raise Refusal(405, f"Only POST is served to MCP {modern.VERSION}", ALLOW)
     if sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
         raise Refusal(431, f"The headers have more than {MAX_HEADER_BYTES} bytes")
     accepts = read_accept(values(headers, "accept"))
@@ -67,6 +68,8 @@ def check_headers(headers: RawHeaders, method: str, allowed_hosts: Collection[st
     kinds = values(headers, "content-type")
     if [_media_type(kind) for kind in kinds] != [JSON]:
         raise Refusal(415, f"The Content-Type must be {JSON}")
+    if any(coding.strip().lower() != "identity" for coding in values(headers, "content-encoding")):
+        raise Refusal(415, "Only bodies without Content-Encoding are read: send it as it is", PLAIN_BODIES)
     if not accepts.json and not accepts.events:
         raise Refusal(406, f"The Accept header must list {JSON} and {EVENTS}")
     return accepts
@@ -90,8 +93,9 @@ def _read_accept(lines: tuple[str, ...]) -> Accepts:
     )
 
 
-def _check_hosts(headers: RawHeaders, allowed: Collection[str]) -> None:
-    """Neither Host nor Origin names a foreign place: a web page cannot reach us by a name it controls (X-TRANS-02)."""
+def check_hosts(headers: RawHeaders, allowed: Collection[str]) -> None:
+    """Neither Host nor Origin names a foreign place: a web page cannot reach us by a name it controls (X-TRANS-02).
+    Comes before all else, authorization included. Raises Refusal."""
     if "*" in allowed:
         return
     names = frozenset(allowed)

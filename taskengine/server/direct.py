@@ -15,6 +15,7 @@ from taskengine.calling import Outcome, call_async, call_sync, outcome_of_messag
 from taskengine.content import encode_json
 from taskengine.durations import describe
 from taskengine.errors import BadAnswer, Suspended, TaskCancelled
+from taskengine.identity import Identity
 from taskengine.questions import check_answer
 from taskengine.records import Answered, Question
 from taskengine.replay import asked_otherwise
@@ -93,6 +94,10 @@ class _Facts:
         return {}
 
     @property
+    def caller(self) -> Identity | None:
+        return self.rounds.call.caller.identity
+
+    @property
     def cancelled(self) -> bool:
         return self.closed or self.exchange.disconnected
 
@@ -167,6 +172,10 @@ class _SyncPort:
     @property
     def first(self) -> Mapping[str, Mapping[str, Any]]:
         return self._port.first
+
+    @property
+    def caller(self) -> Identity | None:
+        return self._port.caller
 
     @property
     def cancelled(self) -> bool:

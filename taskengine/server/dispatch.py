@@ -7,11 +7,12 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
+from taskengine import logs
 from taskengine.server.call import Call
 from taskengine.server.caller import Caller
 from taskengine.server.calls import call_tool
 from taskengine.server.checks import Accepts
-from taskengine.server.errors import rpc_error
+from taskengine.server.errors import retry_headers, rpc_error
 from taskengine.server.exchange import Exchange, send_empty, send_json
 from taskengine.server.listen import listen
 from taskengine.server.service import Service
@@ -30,6 +31,7 @@ from taskengine.wire.jsonrpc import (
     error_response,
     result_response,
 )
+from taskengine.wire.meta import traceparent
 from taskengine.wire.selection import SERVED_VERSIONS
 
 __all__ = ["serve_modern"]
@@ -80,16 +82,36 @@ async def serve_modern(
         unexpected = RpcError(INVALID_REQUEST, "There is no request of the server that this could answer")
         await send_json(send, 400, error_response(None, unexpected))
         return
+    tool = (message.params or {}).get("name") if message.method == "tools/call" else None
+    with logs.bound(
+        owner=caller.owner,
+        tool=tool[:128] if isinstance(tool, str) else None,
+        traceparent=traceparent(message.params, raw_headers),
+    ):
+        await _serve(service, caller, message, raw_headers, accepts, receive, send)
+
+
+async def _serve(
+    service: Service,
+    caller: Caller,
+    message: Request,
+    raw_headers: RawHeaders | None,
+    accepts: Accepts,
+    receive: Receive,
+    send: Send,
+) -> None:
     try:
         call = _checked(service, caller, message, raw_headers)
         plain = _PLAIN.get(message.method)
         if plain is not None and accepts.json:
-            response = result_response(message.id, await plain(call))
+            answer = await service.trail.watching(caller.owner, plain(call), message.params)
+            response = result_response(message.id, answer)
             await send_json(send, 200, response)
             return
     except Exception as error:
         refusal = rpc_error(error)
-        await send_json(send, modern.http_status(refusal.code), error_response(message.id, refusal))
+        status = modern.http_status(refusal.code)
+        await send_json(send, status, error_response(message.id, refusal), retry_headers(refusal))
         return
     listening = message.method == "subscriptions/listen"
     if listening and not accepts.events:
@@ -104,11 +126,13 @@ async def serve_modern(
         keep_alive_s=service.settings.keep_alive.total_seconds(),
         status_of=modern.http_status,
     )
+    watching = service.trail.watching
     with service.attending(exchange, patient=not listening):
         if plain is not None:
-            await exchange.run(lambda _: _coroutine(plain(call)))
+            await exchange.run(lambda _: watching(caller.owner, plain(call), message.params))
         else:
-            await exchange.run(lambda open_exchange: _STREAMING[message.method](call, open_exchange))
+            serve = _STREAMING[message.method]
+            await exchange.run(lambda opened: watching(caller.owner, serve(call, opened), message.params))
 
 
 def _checked(service: Service, caller: Caller, request: Request, raw_headers: RawHeaders | None) -> Call:
@@ -132,7 +156,3 @@ def _others(version: str) -> list[str]:
     """What to try instead. Older revisions are served with a handshake only, so they are no answer to one of them that
     came without (A-16)."""
     return [modern.VERSION] if version in SERVED_VERSIONS else list(SERVED_VERSIONS)
-
-
-async def _coroutine(work: Awaitable[Any]) -> Any:
-    return await work

@@ -16,7 +16,7 @@ from typing import Any
 from starlette.types import Receive, Send
 
 from taskengine.server.checks import Accepts
-from taskengine.server.errors import rpc_error
+from taskengine.server.errors import retry_headers, rpc_error
 from taskengine.wire.jsonrpc import INTERNAL_ERROR, RequestId, RpcError, dumps, error_response, result_response
 
 __all__ = ["Exchange", "Framing", "Work", "send_empty", "send_json"]
@@ -98,6 +98,7 @@ class Exchange:
         self._ended = False
         self._lock = asyncio.Lock()
         self._work: asyncio.Task[Any] | None = None
+        self._ending: asyncio.TimerHandle | None = None
 
     async def run(self, work: Work) -> None:
         """Do the work and answer with its result, or with the error it raises."""
@@ -139,6 +140,13 @@ class Exchange:
         finally:
             if watching is not None:
                 watching.cancel()
+            if self._ending is not None:
+                self._ending.cancel()
+
+    def end_after(self, seconds: float | None) -> None:
+        """Ask the work for an end then, as `stop` does: its client must show a token again (M-SUB-16)."""
+        if seconds is not None and self._ending is None:
+            self._ending = asyncio.get_running_loop().call_later(seconds, self.stop)
 
     def stop(self) -> None:
         """Ask the work for an early end, as when the server stops."""
@@ -180,6 +188,7 @@ class Exchange:
             await self._write(b": keep-alive\n\n")
 
     async def _answer(self, work: asyncio.Task[Any]) -> None:
+        headers: tuple[tuple[bytes, bytes], ...] = ()
         try:
             response = result_response(self.request_id, work.result())
             status = 200
@@ -187,12 +196,14 @@ class Exchange:
         except asyncio.CancelledError:
             error = RpcError(INTERNAL_ERROR, "The server is stopping: send the request again")
             status, body = self._failure(error)
-        except Exception as error:
-            status, body = self._failure(rpc_error(error))
+        except Exception as raised:
+            error = rpc_error(raised)
+            status, body = self._failure(error)
+            headers = retry_headers(error) if status != 200 else ()
         if self._streaming or (status == 200 and not self.accepts.json):
             await self._write(self._framing.event(body), last=True)
         else:
-            await self._write_json(status, body)
+            await self._write_json(status, body, headers)
 
     def _failure(self, error: RpcError) -> tuple[int, bytes]:
         try:
@@ -201,8 +212,8 @@ class Exchange:
             plain = RpcError(error.code, error.message)
             return self._status_of(error.code), dumps(error_response(self.request_id, plain))
 
-    async def _write_json(self, status: int, body: bytes) -> None:
-        start = [*JSON_HEADERS, (b"content-length", str(len(body)).encode())]
+    async def _write_json(self, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        start = [*JSON_HEADERS, (b"content-length", str(len(body)).encode()), *headers]
         await self._send({"type": "http.response.start", "status": status, "headers": start})
         await self._send({"type": "http.response.body", "body": body})
 

@@ -37,10 +37,10 @@ async def call_handle(
     try:
         match bridge.read_action(tool, arguments):
             case Wait(task_id) | Answer(task_id, _) | Cancel(task_id) if not is_task_id(task_id):
-                return _unknown(TaskNotFound(task_id))
+                raise TaskNotFound(task_id)
             case Wait(task_id):
                 record = await _wait(service, caller, tool, task_id, report)
-                audit.debug("task %s read by %s", task_id, caller.owner)
+                service.trail.read(caller.owner, record)
                 if record.status is Status.INPUT_REQUIRED and not _takes_answers(service, record):
                     return bridge.shown_to_others(record)
                 return bridge.shown_state(record)
@@ -51,11 +51,13 @@ async def call_handle(
                 audit.info("task %s cancelled by %s", task_id, caller.owner)
                 return bridge.after_cancel(await service.store.tasks.get(task_id, caller.owner))
             case List():
+                service.trail.note(caller.owner, "list")
                 found = await service.store.tasks.recent(caller.owner, ENDED_WITHIN_S, MAX_LISTED + 1)
                 return bridge.shown_list(found[:MAX_LISTED], more=len(found) > MAX_LISTED)
     except InvalidArguments as error:
         return bridge.refusal(str(error))
     except TaskNotFound as error:
+        service.trail.refused(caller.owner, error, error.task_id)
         return _unknown(error)
 
 

@@ -35,8 +35,10 @@ async def listen(call: Call, exchange: Exchange) -> Any:
     wants_tools, task_ids = _read_filter(call)
     if call.service.open_exchanges > MAX_STREAMS:
         raise RpcError(INTERNAL_ERROR, "Too many open streams: close some, or poll with tasks/get")
+    exchange.end_after(call.caller.stream_s)
     try:
-        await _report(call, exchange, wants_tools, task_ids)
+        with call.service.budgets.stream(call.caller):
+            await _report(call, exchange, wants_tools, task_ids)
     except asyncio.CancelledError:
         if exchange.disconnected:
             raise
@@ -99,6 +101,7 @@ class _Reported:
 
     def __init__(self, call: Call, exchange: Exchange) -> None:
         self._subscription = call.request.id
+        self._trail, self._owner = call.service.trail, call.caller.owner
         self._exchange = exchange
         self._seen: dict[str, datetime] = {}
 
@@ -109,6 +112,7 @@ class _Reported:
             if self._seen.get(record.id) != record.updated_at:
                 self._seen[record.id] = record.updated_at
                 await self._exchange.notify(modern.task_notification(self._subscription, record))
+                self._trail.read(self._owner, record)
             if not record.terminal:
                 alive.add(record.id)
         return alive

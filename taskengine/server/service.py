@@ -14,9 +14,12 @@ from taskengine import bridge
 from taskengine.engine import TaskEngine
 from taskengine.errors import EngineError, StoreUnavailable, TaskNotFound
 from taskengine.jobs.bell import Bell
+from taskengine.server.authorization import Guard
+from taskengine.server.budgets import Budgets
 from taskengine.server.caller import Caller
 from taskengine.server.exchange import Exchange
 from taskengine.server.request_state import Sealer
+from taskengine.server.trail import Trail
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.tool import Tool
@@ -44,7 +47,12 @@ class Service:
         self.handles = bridge.offered(settings)
         """The engine's own tools, which serve hosts that know no tasks; none where they are hidden."""
         self.allowed_hosts = _allowed_hosts(settings)
+        self.guard = Guard(engine, settings)
         self.bell = Bell(settings)
+        self.budgets = Budgets(settings)
+        """What each caller may have of this front end, and of all of them."""
+        self.trail = Trail(lambda: self.store, on=settings.audit)
+        """What is read, listed and refused, for the audit log."""
         self.sealer = Sealer(settings, self._shared_secret)
         self.stopping = False
         """The front end ends: it is not ready any more, and no client's absence means that its call is cancelled."""
@@ -108,6 +116,7 @@ class Service:
         """End what is open and close the services."""
         self.drain()
         self._stop_exchanges()
+        await self.guard.close()
         async with self._starting:
             if self._store is None:
                 return
@@ -117,7 +126,9 @@ class Service:
                 function()
             if self._background:
                 await asyncio.wait(self._background, timeout=CANCEL_PAUSE_S)
+            await self.trail.stop()
             await asyncio.to_thread(self.bell.stop)
+            await self.budgets.close()
             await self._store.close()
             self._store = None
 

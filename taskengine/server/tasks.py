@@ -24,8 +24,10 @@ async def get_task(call: Call) -> dict[str, Any]:
     """The task as it is now; reading changes nothing (M-TASK-42)."""
     call.needs_tasks()
     task_id = call.task_id()
+    await call.service.budgets.polling(call.caller, task_id)
     record = await call.service.store.tasks.get(task_id, call.caller.owner)
-    audit.debug("task %s read by %s", task_id, call.caller.owner)
+    call.service.budgets.polled(call.caller, record)
+    call.service.trail.read(call.caller.owner, record)
     return modern.get_task_result(record, call.service.meta)
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import text
 from taskengine.settings import Settings
 from taskengine.store import channels as channels
 from taskengine.store.attempts import Attempts
+from taskengine.store.audit import Audit
 from taskengine.store.changes import Changes
 from taskengine.store.children import Children
 from taskengine.store.database import Database
@@ -14,6 +15,10 @@ from taskengine.store.inputs import Inputs
 from taskengine.store.inspection import Inspection
 from taskengine.store.journal import Journal
 from taskengine.store.keys import Keys
+from taskengine.store.limits import Limits
+from taskengine.store.queues import Queues
+from taskengine.store.rekey import Rekey
+from taskengine.store.sealing import Sealing
 from taskengine.store.sessions import Sessions
 from taskengine.store.stops import Stops
 from taskengine.store.tasks import Tasks
@@ -33,7 +38,9 @@ class Store:
         self.journal = Journal(database)
         self.waits = Waits(database)
         self.children = Children(database)
-        self.attempts = Attempts(database, self.journal, self.waits)
+        self.limits = Limits(database)
+        self.queues = Queues(database)
+        self.attempts = Attempts(database, self.journal, self.waits, self.limits)
         self.stops = Stops(database)
         self.inputs = Inputs(database)
         self.workers = Workers(database)
@@ -41,12 +48,19 @@ class Store:
         self.inspection = Inspection(database)
         self.keys = Keys(database)
         self.sessions = Sessions(database)
+        self.audit = Audit(database)
+        self.rekey = Rekey(database)
         self.changes = Changes(database)
 
     @classmethod
     async def open(cls, settings: Settings) -> Store:
         """Nothing is connected yet: a database that is away shows at the first call, and may come later."""
         return cls(Database(settings))
+
+    @property
+    def sealing(self) -> Sealing:
+        """How payloads are stored; for whoever stores one of his own, bound to the task and a name."""
+        return self._database.sealing
 
     async def close(self) -> None:
         await self.changes.stop()

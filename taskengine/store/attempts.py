@@ -6,14 +6,16 @@ off or cancelled in the middle can do no harm, whatever it tries later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
     Executable,
+    Select,
     Text,
     Update,
     and_,
@@ -29,22 +31,29 @@ from sqlalchemy import (
 )
 
 from taskengine.errors import ClaimLost
+from taskengine.identity import AccessToken
 from taskengine.lifecycle import Event, Phase, sources, target
 from taskengine.losses import Loss, describe_loss, failure, failure_message
 from taskengine.records import Claim, Doorbell, Question
-from taskengine.store import channels
+from taskengine.store import callers, channels, turns
 from taskengine.store import losses as lost
 from taskengine.store.batches import Batches
 from taskengine.store.database import Database, Row
 from taskengine.store.endings import ending, touched
 from taskengine.store.fence import fence, holding, ran_ms
 from taskengine.store.journal import Journal
+from taskengine.store.limits import Limits, room
 from taskengine.store.payload import load
-from taskengine.store.statements import prepared
+from taskengine.store.queues import paused
+from taskengine.store.statements import Prepared, prepared
 from taskengine.store.tables import journal, logs, tasks, workers
+from taskengine.store.turns import QUEUED, in_order
 from taskengine.store.waits import Waits
 
 __all__ = ["Attempts"]
+
+BLOCKED_HEADS = 50
+"""Looks of one claim: each that finds its task held back by a limit takes all behind it out of the way."""
 
 
 def _state(event: Event) -> dict[str, Any]:
@@ -86,6 +95,10 @@ def _claiming(which: ColumnElement[bool]) -> Executable:
             tasks.c.ran_ms,
             tasks.c.parent,
             tasks.c.failures,
+            tasks.c.limit_keys,
+            tasks.c.caller,
+            tasks.c.token,
+            tasks.c.traceparent,
             tasks.c.claimed_at,
             exists().where(journal.c.task_id == tasks.c.id).label("journaled"),
         )
@@ -105,28 +118,54 @@ def _told(statement: Update, loss: Loss | None = None) -> Executable:
 
 
 # What every task meets is built once; SQLAlchemy would otherwise build it at each call.
-_CLAIM_NAMED = prepared(_claiming(and_(tasks.c.id == bindparam("named"), tasks.c.attempt == bindparam("before"))))
+_unlimited = tasks.c.limit_keys.is_(None)
+_named = and_(
+    tasks.c.id == bindparam("named"),
+    tasks.c.attempt == bindparam("before"),
+    tasks.c.blocked_by.is_(None),
+    ~paused(tasks.c.queue),
+)
+_CLAIM_NAMED = prepared(_claiming(and_(_named, _unlimited)))
+_CLAIM_LIMITED = prepared(_claiming(and_(tasks.c.id == bindparam("limited"), room())))
+_HEAD = (tasks.c.id, tasks.c.tool, tasks.c.queue, tasks.c.limit_keys)
+_NAMED_HEAD = select(*_HEAD).where(_named, tasks.c.phase == QUEUED, _free())
 # Each queue is asked for its first on its own: in one question for several, Postgres would sort the whole backlog.
 _QUEUES = func.unnest(bindparam("queues", type_=ARRAY(Text))).table_valued("route", name="queues").render_derived()
 _FIRST = (
-    select(tasks.c.id, tasks.c.created_at)
-    .where(tasks.c.queue == _QUEUES.c.route, tasks.c.phase.in_(sources(Event.CLAIM)), _free())
+    select(tasks.c.id, tasks.c.priority)
+    .where(tasks.c.queue == _QUEUES.c.route, tasks.c.phase == QUEUED, tasks.c.blocked_by.is_(None), _free())
     .where(or_(bindparam("tools", type_=ARRAY(Text)).is_(None), tasks.c.tool == any_(bindparam("tools"))))
-    .order_by(tasks.c.created_at)
+    .order_by(*in_order())
     .limit(1)
     .with_for_update(skip_locked=True)
     .lateral("first")
 )
-_CLAIM_NEXT = prepared(
-    _claiming(
-        tasks.c.id
-        == select(_FIRST.c.id)
-        .select_from(_QUEUES.join(_FIRST, true()))
-        .order_by(_FIRST.c.created_at)
-        .limit(1)
-        .scalar_subquery()
-    )
+_NEXT = (
+    select(_FIRST.c.id)
+    .select_from(_QUEUES.join(_FIRST, true()))
+    .where(~paused(_QUEUES.c.route))
+    # Turns of two queues say nothing about each other: an even chance lets no backlog in one starve the other.
+    .order_by(_FIRST.c.priority.desc(), func.random())
+    .limit(1)
+    .scalar_subquery()
 )
+_CLAIM_NEXT = prepared(_claiming(and_(tasks.c.id == _NEXT, _unlimited)))
+_NEXT_HEAD = select(*_HEAD).where(tasks.c.id == _NEXT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What stands first: to look at, and to lock."""
+
+    look: Prepared
+    locked: Prepared
+
+
+def _head(statement: Select[Any]) -> _Head:
+    return _Head(prepared(statement), prepared(statement.with_for_update(skip_locked=True, of=tasks)))
+
+
+_BY_NAME, _BY_TURN = _head(_NAMED_HEAD), _head(_NEXT_HEAD)
 _HELD = select(tasks.c.id).where(holding()).with_for_update(read=True)
 _COMPLETE = prepared(
     _told(
@@ -158,8 +197,10 @@ _PROGRESS = prepared(
 
 
 class Attempts:
-    def __init__(self, database: Database, journal: Journal, waits: Waits) -> None:
+    def __init__(self, database: Database, journal: Journal, waits: Waits, limits: Limits) -> None:
         self._database = database
+        self._limits = limits
+        self._sealing = database.sealing
         self._journal = journal
         self._waits = waits
         self._claiming = Batches(database, _CLAIM_NAMED, {"named": "id"})
@@ -172,23 +213,41 @@ class Attempts:
         """Make `worker_id` the holder of the attempt the doorbell names.
 
         None when the attempt is not due: claimed already, ended, waiting, or gone. That is the normal fate of a
-        doorbell that was repeated or late.
+        doorbell that was repeated or late. Nor is it due while its queue is paused or a limit holds it back.
         """
         which = {"named": doorbell.task_id, "before": doorbell.attempt - 1, "holder": worker_id}
-        return await self._claimed(await self._claiming.run(which), worker_id)
+        return await self._claim(lambda: self._claiming.run(which), _BY_NAME, which)
 
     async def claim_next(
         self, queues: Sequence[str], worker_id: str, tools: Sequence[str] | None = None
     ) -> Claim | None:
-        """Make `worker_id` the holder of the task that has waited longest in these queues; None when none waits.
+        """Make `worker_id` the holder of the task whose turn it is in these queues; None when none is due.
 
         With `tools`, only calls of those: a worker whose code lacks a tool must not take its calls again and again.
         """
         which = {"queues": list(queues), "tools": None if tools is None else list(tools), "holder": worker_id}
-        return await self._claimed((await self._database.run(_CLAIM_NEXT, which)).one_or_none(), worker_id)
 
-    async def _claimed(self, row: Row | None, worker_id: str) -> Claim | None:
-        if row is None:
+        async def claiming() -> Row | None:
+            row: Row | None = (await self._database.run(_CLAIM_NEXT, which)).one_or_none()
+            return row
+
+        return await self._claim(claiming, _BY_TURN, which)
+
+    async def _claim(
+        self, unlimited: Callable[[], Awaitable[Row | None]], head: _Head, which: dict[str, Any]
+    ) -> Claim | None:
+        """Most tasks have no limits, and `unlimited` is one statement; `head` is what it passes over."""
+        for _ in range(BLOCKED_HEADS):
+            row: Row | bool | None = await unlimited()
+            if row is None:
+                limited = (await self._database.run(head.look, which)).one_or_none()
+                if limited is not None and limited.limit_keys is not None:
+                    row = await self._limits.claim(head.locked, _CLAIM_LIMITED, which)
+            if row is None:
+                return None
+            if not isinstance(row, bool):
+                break
+        else:
             return None
         # Read afterwards: an answer that is stored never changes.
         self.loading.add((row.id, row.attempt))
@@ -200,38 +259,58 @@ class Attempts:
         return Claim(
             task_id=row.id,
             attempt=row.attempt,
-            worker_id=worker_id,
+            worker_id=which["holder"],
             tool=row.tool,
             owner=row.owner,
             queue=row.queue,
-            arguments=load(row.arguments),
+            arguments=load(self._sealing.open(row.id, "arguments", row.arguments)),
             capabilities=load(row.capabilities),
-            first=load(row.first),
+            first=load(self._sealing.open(row.id, "first", row.first)),
             answers=answers,
             ran_ms=row.ran_ms,
             journal=entries,
             now=row.claimed_at,
             parent=row.parent,
             failures=row.failures,
+            limits=tuple(row.limit_keys or ()),
+            caller=callers.opened(self._sealing, row.id, row.caller),
+            token=callers.opened_token(self._sealing, row.id, row.token),
+            trace=row.traceparent,
         )
 
     async def progress(
         self, claim: Claim, progress: float | None, total: float | None, message: str | None, status_message: str
     ) -> None:
         """Record the latest progress. Raises ClaimLost."""
-        report = {"progress": progress, "total": total, "text": message, "message": status_message}
+        report = {
+            "progress": progress,
+            "total": total,
+            "text": self._sealing.seal(claim.task_id, "progress_message", message),
+            "message": self._sealing.seal(claim.task_id, "status_message", status_message),
+        }
         if await self._reporting.run(fence(claim) | report) is None:
             raise ClaimLost(claim.task_id, claim.attempt)
+
+    async def keep_token(self, claim: Claim, token: AccessToken) -> None:
+        """What a token was renewed to takes its place. Raises ClaimLost."""
+        sealed = callers.sealed_token(self._sealing, claim.task_id, token)
+        await self._change(claim, update(tasks).where(tasks.c.phase == Phase.RUNNING).values(token=sealed))
 
     async def log(self, claim: Claim, lines: Sequence[Mapping[str, Any]]) -> None:
         """Append log lines (`level`, `logger`, `data` as JSON text), in order. Raises ClaimLost."""
         async with self._database.transaction() as connection:
             if (await connection.execute(_HELD, fence(claim))).one_or_none() is None:
                 raise ClaimLost(claim.task_id, claim.attempt)
+            stored = [{**line, "data": self._sealing.seal(claim.task_id, "logs", line["data"])} for line in lines]
             await connection.execute_many(
-                insert(logs), [{"task_id": claim.task_id, "attempt": claim.attempt, **line} for line in lines]
+                insert(logs), [{"task_id": claim.task_id, "attempt": claim.attempt, **line} for line in stored]
             )
             await connection.execute(select(func.pg_notify(channels.TASKS, claim.task_id)))
+
+    async def logged(self, claim: Claim, most: int) -> int:
+        """How many log lines of the task are there, counted up to `most`."""
+        found = select(logs.c.id).where(logs.c.task_id == claim.task_id).limit(most).subquery()
+        return int((await self._database.run(select(func.count()).select_from(found))).scalar_one())
 
     async def suspend(self, claim: Claim, questions: Sequence[Question], status_message: str) -> None:
         """End the attempt with these questions open: the task waits and holds no worker. Raises ClaimLost."""
@@ -241,18 +320,29 @@ class Attempts:
         self, claim: Claim, result: str, *, is_error: bool, status_message: str, traceback: str | None = None
     ) -> None:
         """Settle the task as completed; `result` is the JSON text of a neutral result. Raises ClaimLost."""
-        outcome = {"content": result, "failed": is_error, "trace": traceback, "message": status_message}
+        seal = partial(self._sealing.seal, claim.task_id)
+        outcome = {
+            "content": seal("result", result),
+            "failed": is_error,
+            "trace": seal("traceback", traceback),
+            "message": seal("status_message", status_message),
+        }
         if await self._completing.run(fence(claim) | outcome) is None:
             raise ClaimLost(claim.task_id, claim.attempt)
 
     async def fail(self, claim: Claim, error: str, *, status_message: str, traceback: str | None = None) -> None:
         """Settle the task as failed; `error` is the JSON text of a JSON-RPC error object. Raises ClaimLost."""
+        seal = partial(self._sealing.seal, claim.task_id)
         await self._change(
             claim,
             update(tasks)
             .where(tasks.c.phase.in_(sources(Event.FAIL)))
             .values(
-                **ending(Event.FAIL), ran_ms=ran_ms(), error=error, traceback=traceback, status_message=status_message
+                **ending(Event.FAIL),
+                ran_ms=ran_ms(),
+                error=seal("error", error),
+                traceback=seal("traceback", traceback),
+                status_message=seal("status_message", status_message),
             ),
         )
 
@@ -308,6 +398,7 @@ class Attempts:
                 **_state(event),
                 worker_id=None,
                 ran_ms=ran_ms(),
+                turn=turns.again(),
                 rung_at=func.now(),
                 status_message=message,
                 **touched(),
@@ -327,6 +418,7 @@ class Attempts:
                 **_state(Event.RELEASE),
                 worker_id=None,
                 ran_ms=ran_ms(),
+                turn=turns.again(),
                 status_message="Waiting for a worker",
                 **touched(),
             )

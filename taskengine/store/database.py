@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from taskengine.errors import EngineError, StoreUnavailable
 from taskengine.settings import Settings
 from taskengine.store.pool import Pool
+from taskengine.store.sealing import Sealing
 from taskengine.store.statements import Prepared, compiled
 
 __all__ = ["Database", "Row", "Rows", "Transaction", "driver_url", "reason", "unavailable"]
@@ -104,6 +105,11 @@ class Rows(list[Any]):
         (row,) = self
         return row
 
+    def one(self) -> Any:
+        """The only row, which must be there."""
+        (row,) = self
+        return row
+
     def scalar_one_or_none(self) -> Any:
         """The first value of the only row, None when there is none."""
         row = self.one_or_none()
@@ -137,6 +143,10 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self.url = settings.database_url.get_secret_value()
+        self.sealing = Sealing(settings.key_ring())
+        """How the payloads of this database are stored; for the store's nouns."""
+        self.audits = settings.audit
+        """Whether what changes a task is recorded with it."""
         self._cache = {} if settings.prepared_statements else {"statement_cache_size": 0}
         self._pool = Pool(self._connect, settings.database_pool, POOL_TIMEOUT_S)
 

@@ -14,7 +14,8 @@ __all__ = ["ending", "touched", "withdraw"]
 
 
 def ending(event: Event) -> dict[str, ColumnElement[Any] | Any]:
-    """The SET common to every end of a task: no holder, nothing to wait for, an end time, and time left to read it.
+    """The SET common to every end of a task: no holder, no token, nothing to wait for, an end time, and time left to
+    read it.
 
     A cancel keeps the name of the holder: it has a run to stop (see `stops`).
     """
@@ -27,6 +28,7 @@ def ending(event: Event) -> dict[str, ColumnElement[Any] | Any]:
         "worker_id": None,
         "wake_at": None,
         "wake_open": None,
+        "token": None,
         "ended_at": func.clock_timestamp(),
         **touched(),
         **retention.ahead(),

@@ -12,7 +12,8 @@ from taskengine.content import clean_text
 from taskengine.errors import TaskNotFound
 from taskengine.lifecycle import Event, Phase, sources, target
 from taskengine.records import Doorbell
-from taskengine.store import channels, retention
+from taskengine.store import channels, retention, turns
+from taskengine.store.audit import entry
 from taskengine.store.database import Database
 from taskengine.store.endings import touched
 from taskengine.store.payload import dump
@@ -28,15 +29,20 @@ class Inputs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def answer(self, task_id: str, owner: str, responses: Mapping[str, Mapping[str, Any]]) -> Doorbell | None:
+    async def answer(
+        self, task_id: str, owner: str, responses: Mapping[str, Mapping[str, Any]], *, actor: str | None = None
+    ) -> Doorbell | None:
         """Store checked answers; keys that are not open are ignored (M-TASK-50). Raises TaskNotFound.
 
         The first answer to a key wins. When the last open question was answered the next attempt is due, and its
-        doorbell is returned. The task's row is locked first, so two last answers cannot both see one left open.
+        doorbell is returned. The task's row is locked first, so two last answers cannot both see one left open. `actor`
+        is who answers, for the audit log; without one the owner.
         """
-        return await self._database.twice(lambda: self._answer(task_id, owner, responses))
+        return await self._database.twice(lambda: self._answer(task_id, owner, responses, actor or owner))
 
-    async def _answer(self, task_id: str, owner: str, responses: Mapping[str, Mapping[str, Any]]) -> Doorbell | None:
+    async def _answer(
+        self, task_id: str, owner: str, responses: Mapping[str, Mapping[str, Any]], actor: str
+    ) -> Doorbell | None:
         async with self._database.transaction() as connection:
             locked = await connection.execute(
                 select(tasks.c.id)
@@ -56,12 +62,18 @@ class Inputs:
                     update(inputs)
                     .where(inputs.c.task_id == task_id, inputs.c.key == key, inputs.c.response.is_(None))
                     .where(exists().where(tasks.c.id == task_id, alive))
-                    .values(response=dump(response), answered_at=func.clock_timestamp())
+                    .values(
+                        response=self._database.sealing.seal(task_id, f"answer {key}", dump(response)),
+                        answered_at=func.clock_timestamp(),
+                    )
                     .returning(inputs.c.key)
                 )
                 answered += len(stored)
             if not answered:
                 return None
+            if self._database.audits:
+                detail = "1 answer" if answered == 1 else f"{answered} answers"
+                await connection.execute(entry(actor, "answer", task_id, owner, detail))
             status, phase = target(Event.RESUME)
             none_open = ~exists().where(inputs.c.task_id == task_id, inputs.c.response.is_(None))
             resumed = (
@@ -72,6 +84,7 @@ class Inputs:
                     phase=phase,
                     wake_at=None,
                     wake_open=None,
+                    turn=turns.again(),
                     rung_at=func.now(),
                     status_message="Answered; waiting for a worker",
                     **touched(),

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ARRAY, Integer, cast, func, select
+from sqlalchemy import ARRAY, Integer, case, cast, func, select
 
-from taskengine.errors import TaskNotFound
+from taskengine.errors import TaskNotFound, Unreadable
 from taskengine.lifecycle import Status
+from taskengine.sensitive import ALL, HIDDEN, scrubber, without_sensitive
 from taskengine.store import retention
 from taskengine.store.database import Database
 from taskengine.store.losses import by_task, reading
-from taskengine.store.payload import load
+from taskengine.store.payload import dump, load
 from taskengine.store.tables import inputs, journal, logs, tasks
 
 __all__ = ["Inspection"]
@@ -32,7 +34,11 @@ _ROW = (
     tasks.c.updated_at,
     tasks.c.ended_at,
     tasks.c.expires_at,
+    tasks.c.sensitive,
 )
+
+_TO_HIDE = case((tasks.c.sensitive.is_not(None), tasks.c.arguments)).label("arguments")
+"""The arguments, where they are needed to know what must not be shown."""
 
 
 class Inspection:
@@ -56,14 +62,14 @@ class Inspection:
         limit: int = 50,
     ) -> Sequence[Mapping[str, Any]]:
         """The newest tasks first."""
-        statement = select(*_ROW).where(retention.readable()).order_by(tasks.c.created_at.desc()).limit(limit)
+        statement = select(*_ROW, _TO_HIDE).where(retention.readable()).order_by(tasks.c.created_at.desc()).limit(limit)
         if wanted := list(statuses):
             statement = statement.where(tasks.c.status.in_(wanted))
         if tool is not None:
             statement = statement.where(tasks.c.tool == tool)
         if since is not None:
             statement = statement.where(tasks.c.created_at > func.now() - since)
-        return [dict(row) for row in await self._database.run(statement)]
+        return [self._listed(dict(row)) for row in await self._database.run(statement)]
 
     async def show(self, task_id: str) -> Mapping[str, Any]:
         """Everything about one task, with its questions, journal and lost attempts. Raises TaskNotFound."""
@@ -94,10 +100,12 @@ class Inspection:
             .where(inputs.c.task_id == task_id)
             .order_by(inputs.c.asked_at, inputs.c.position)
         )
-        questions = [
-            {**each, "params": load(each["params"]), "response": each["response"] and load(each["response"])}
-            for each in asked
-        ]
+        opened = partial(self._database.sealing.open, task_id)
+        questions = []
+        for each in asked:
+            params, response = opened(f"question {each['key']}", each["params"]), each["response"]
+            answer = None if response is None else load(opened(f"answer {each['key']}", response))
+            questions.append({**each, "params": load(params), "response": answer})
         kept = await self._database.run(
             select(
                 journal.c.path,
@@ -116,24 +124,60 @@ class Inspection:
         )
         lost = by_task(await self._database.run(reading([task_id])))
         losses = [asdict(loss) for loss in lost.get(task_id, [])]
-        parsed = {name: row[name] and load(row[name]) for name in ("arguments", "result", "error")}
-        entries = [dict(each) for each in kept]
-        return {**row, **parsed, "questions": questions, "journal": entries, "losses": losses}
+        texts = {name: opened(name, row[name]) for name in ("status_message", "traceback")}
+        parsed = {name: row[name] and load(opened(name, row[name])) for name in ("arguments", "result", "error")}
+        entries = [{**each, "error": opened(f"journal error {each['path']}", each["error"])} for each in kept]
+        hidden = {"sensitive": _names(row["sensitive"])}
+        found_of = {**row, **texts, **parsed, **hidden, "questions": questions, "journal": entries, "losses": losses}
+        return without_sensitive(found_of)
 
     async def logs(
         self, task_id: str, *, after: int = 0, limit: int = 1000, last: int | None = None
     ) -> Sequence[Mapping[str, Any]]:
         """The task's log lines after the one with the id `after`, oldest first; or the `last` so many."""
         found = await self._database.run(
-            select(logs.c.id, logs.c.at, logs.c.attempt, logs.c.level, logs.c.logger, logs.c.data)
+            select(
+                logs.c.id,
+                logs.c.at,
+                logs.c.attempt,
+                logs.c.level,
+                logs.c.logger,
+                logs.c.data,
+                tasks.c.sensitive,
+                _TO_HIDE,
+            )
+            .join(tasks, tasks.c.id == logs.c.task_id)
             .where(logs.c.task_id == task_id, logs.c.id > after)
             .order_by(logs.c.id if last is None else logs.c.id.desc())
             .limit(limit if last is None else last)
         )
-        lines = [{**row, "data": load(row["data"])} for row in found]
+        lines = [self._line(task_id, dict(row)) for row in found]
         return lines if last is None else lines[::-1]
+
+    def _line(self, task_id: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        opened = partial(self._database.sealing.open, task_id)
+        data = opened("logs", row["data"])
+        if names := _names(row["sensitive"]):
+            arguments = load(opened("arguments", row["arguments"]))
+            data = dump(HIDDEN) if ALL in names else scrubber(arguments, names)(data)
+        kept = {name: value for name, value in row.items() if name not in {"sensitive", "arguments"}}
+        return {**kept, "data": load(data)}
+
+    def _listed(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        opened = partial(self._database.sealing.open, row["id"])
+        try:
+            texts = {"status_message": opened("status_message", row["status_message"])}
+            texts["arguments"] = row["arguments"] and load(opened("arguments", row["arguments"]))
+        except Unreadable as error:  # one such task must not hide all the others
+            texts = {"status_message": f"({error.why})", "arguments": None}
+        shown = without_sensitive({**row, **texts, "sensitive": _names(row["sensitive"])})
+        return {name: value for name, value in shown.items() if name != "arguments"}
 
     async def busy(self) -> int:
         """How many tasks run or wait for a worker; those that wait for answers do not count."""
         found = await self._database.run(select(func.count()).where(tasks.c.status == Status.WORKING))
         return int(found.scalar_one())
+
+
+def _names(stored: str | None) -> list[str]:
+    return [] if stored is None else load(stored)

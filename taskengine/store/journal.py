@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     case,
+    cast,
     exists,
     func,
     literal,
@@ -30,11 +31,13 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 
 from taskengine.errors import ClaimLost
 from taskengine.lifecycle import Phase, Status
-from taskengine.records import ChildState, Claim, Doorbell, Entry, NewTask, Question
-from taskengine.store import retention
+from taskengine.records import ChildState, Claim, Doorbell, Entry, NewTask
+from taskengine.store import callers, retention, turns
+from taskengine.store.audit import noting
 from taskengine.store.database import Database, Row
 from taskengine.store.fence import fence, holding
-from taskengine.store.payload import dump, load
+from taskengine.store.payload import dump, load, questions_of
+from taskengine.store.sealing import Sealing
 from taskengine.store.tables import inputs, journal, tasks
 
 __all__ = ["Journal", "columns_of", "writing"]
@@ -61,14 +64,24 @@ _CHILD_COLUMNS: dict[str, Any] = {
     "tool": Text,
     "queue": Text,
     "arguments": Text,
+    "caller": Text,
+    "token": Text,
+    "sensitive": Text,
     "ttl_ms": BigInteger,
     "poll_interval_ms": Integer,
+    "priority": Integer,
 }
+_SLOT_COLUMNS: dict[str, Any] = {"limit_keys": Text, "limit_sizes": Text}
+"""Lists with a space between: Postgres would flatten an array of arrays."""
 _CHILDREN = (
-    func.unnest(*(bindparam(f"c_{name}", type_=ARRAY(kind)) for name, kind in _CHILD_COLUMNS.items()))
-    .table_valued(*_CHILD_COLUMNS, name="children")
+    func.unnest(*(bindparam(f"c_{name}", type_=ARRAY(kind)) for name, kind in (_CHILD_COLUMNS | _SLOT_COLUMNS).items()))
+    .table_valued(*_CHILD_COLUMNS, *_SLOT_COLUMNS, name="children")
     .render_derived()
 )
+_CHILD_SLOTS = {
+    "limit_keys": func.string_to_array(_CHILDREN.c.limit_keys, " "),
+    "limit_sizes": cast(func.string_to_array(_CHILDREN.c.limit_sizes, " "), ARRAY(Integer)),
+}
 
 
 def writing(holder: CTE) -> Insert:
@@ -87,13 +100,18 @@ def writing(holder: CTE) -> Insert:
     )
 
 
-def columns_of(entries: Sequence[Entry]) -> dict[str, Any]:
-    return {f"j_{name}": [getattr(entry, name) for entry in entries] for name in _COLUMNS}
+def columns_of(sealing: Sealing, task_id: str, entries: Sequence[Entry]) -> dict[str, Any]:
+    columns = {f"j_{name}": [getattr(entry, name) for entry in entries] for name in _COLUMNS}
+    for name in ("value", "error"):
+        columns[f"j_{name}"] = [
+            sealing.seal(task_id, f"journal {name} {entry.path}", getattr(entry, name)) for entry in entries
+        ]
+    return columns
 
 
 # What every step meets is built once.
 _HELD = (
-    select(tasks.c.id, tasks.c.attempt, tasks.c.owner, tasks.c.capabilities)
+    select(tasks.c.id, tasks.c.attempt, tasks.c.owner, tasks.c.capabilities, tasks.c.traceparent)
     .where(holding())
     .with_for_update(read=True)
     .cte("held")
@@ -107,6 +125,7 @@ _MADE = (
             *_CHILD_COLUMNS,
             "owner",
             "capabilities",
+            "traceparent",
             "parent",
             "status",
             "phase",
@@ -114,11 +133,14 @@ _MADE = (
             "base_ttl_ms",
             "expires_at",
             "rung_at",
+            *_CHILD_SLOTS,
+            "turn",
         ],
         select(
             *(_CHILDREN.c[name] for name in _CHILD_COLUMNS),
             _HELD.c.owner,
             _HELD.c.capabilities,
+            _HELD.c.traceparent,
             _HELD.c.id,
             literal(Status.WORKING.value),
             literal(Phase.QUEUED.value),
@@ -126,13 +148,29 @@ _MADE = (
             _CHILDREN.c.ttl_ms,
             retention.from_creation(func.now(), _CHILDREN.c.ttl_ms),
             func.now(),
+            *_CHILD_SLOTS.values(),
+            # Of those that one statement makes, each has the turn after the one before.
+            turns.of_entry(
+                _HELD.c.owner,
+                _CHILDREN.c.queue,
+                _CHILDREN.c.priority,
+                _CHILD_SLOTS["limit_keys"],
+                _HELD,
+                _CHILDREN,
+                first=True,
+            )
+            + func.row_number().over(partition_by=[_CHILDREN.c.queue, _CHILDREN.c.priority])
+            - 1,
         ).select_from(_HELD.join(_CHILDREN, true())),
     )
     .on_conflict_do_nothing()  # repeated after a commit whose answer was lost
-    .returning(tasks.c.id)
+    .returning(tasks.c.id, tasks.c.owner, tasks.c.tool)
     .cte("made")
 )
 _RECORD_CALLS = select(_HELD.c.id).add_cte(_MADE).add_cte(_WRITTEN)
+_RECORD_CALLS_AUDITED = _RECORD_CALLS.add_cte(
+    noting(_MADE, "create", actor=_MADE.c.owner, owner=_MADE.c.owner, tool=_MADE.c.tool)
+)
 
 _child = tasks.alias("child")
 _mirror = inputs.alias("mirror")
@@ -167,10 +205,14 @@ _LOAD = (
 class Journal:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._sealing = database.sealing
+        self._calls = _RECORD_CALLS_AUDITED if database.audits else _RECORD_CALLS
 
     async def load(self, task_id: str) -> dict[str, Entry]:
         """Every entry by its path; those of calls with the task they made, as it stands."""
-        return {row.path: _entry(row) for row in await self._database.run(_LOAD, {"task": task_id})}
+        return {
+            row.path: _entry(row, task_id, self._sealing) for row in await self._database.run(_LOAD, {"task": task_id})
+        }
 
     async def record(self, claim: Claim, entries: Sequence[Entry], children: Sequence[NewTask] = ()) -> list[Doorbell]:
         """Write entries, and with them the tasks that calls among them make; their doorbells are for the caller.
@@ -178,27 +220,33 @@ class Journal:
         An entry that is there and done stays as it is, so that a write whose outcome was not learned may be repeated.
         Raises ClaimLost.
         """
-        values = fence(claim) | columns_of(entries)
+        values = fence(claim) | columns_of(self._sealing, claim.task_id, entries)
         if children:
             made: list[dict[str, Any]] = [
                 {
                     "id": child.id,
                     "tool": child.tool,
                     "queue": child.queue,
-                    "arguments": dump(child.arguments),
+                    "arguments": self._sealing.seal(child.id, "arguments", dump(child.arguments)),
+                    "caller": callers.sealed(self._sealing, child.id, child.caller),
+                    "token": callers.sealed_token(self._sealing, child.id, child.token),
+                    "sensitive": dump(child.sensitive) if child.sensitive else None,
                     "ttl_ms": child.ttl_ms,
                     "poll_interval_ms": child.poll_interval_ms,
+                    "priority": child.priority,
+                    "limit_keys": " ".join(self._sealing.blind(slot.key) for slot in child.slots) or None,
+                    "limit_sizes": " ".join(str(slot.size) for slot in child.slots) or None,
                 }
                 for child in children
             ]
-            values |= {f"c_{name}": [each[name] for each in made] for name in _CHILD_COLUMNS}
-        held = await self._database.run(_RECORD_CALLS if children else _RECORD, values)
+            values |= {f"c_{name}": [each[name] for each in made] for name in _CHILD_COLUMNS | _SLOT_COLUMNS}
+        held = await self._database.run(self._calls if children else _RECORD, values)
         if held.one_or_none() is None:
             raise ClaimLost(claim.task_id, claim.attempt)
         return [Doorbell(child.id, 1, child.queue) for child in children]
 
 
-def _entry(row: Row) -> Entry:
+def _entry(row: Row, task_id: str, sealing: Sealing) -> Entry:
     child = None
     if row.child is not None:
         child = ChildState(
@@ -206,12 +254,13 @@ def _entry(row: Row) -> Entry:
             tool=row.child_tool,
             status=Status(row.child_status),
             is_error=row.child_is_error,
-            result=row.child_result,
-            error=row.child_error,
-            message=row.child_message,
-            questions=tuple(
-                Question(key, method, load(params)) for key, method, params in load(row.child_asks or "[]")
-            ),
+            result=sealing.open(row.child, "result", row.child_result),
+            error=sealing.open(row.child, "error", row.child_error),
+            message=sealing.open(row.child, "status_message", row.child_message),
+            questions=questions_of(sealing, row.child, load(row.child_asks or "[]")),
             asked=row.child_asked,
         )
-    return Entry(**{name: getattr(row, name) for name in _COLUMNS}, child=child)
+    opened = {name: getattr(row, name) for name in _COLUMNS}
+    for name in ("value", "error"):
+        opened[name] = sealing.open(task_id, f"journal {name} {row.path}", opened[name])
+    return Entry(**opened, child=child)

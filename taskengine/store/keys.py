@@ -24,6 +24,7 @@ class Keys:
         text = (await self._database.run(stored)).scalar_one_or_none()
         if text is None:
             fresh = base64.b64encode(secrets.token_bytes(32)).decode()
-            await self._database.run(insert(keys).values(name=name, secret=fresh).on_conflict_do_nothing())
+            sealed = self._database.sealing.seal(name, "secret", fresh)
+            await self._database.run(insert(keys).values(name=name, secret=sealed).on_conflict_do_nothing())
             text = (await self._database.run(stored)).scalar_one()
-        return base64.b64decode(text)
+        return base64.b64decode(self._database.sealing.open(name, "secret", text))

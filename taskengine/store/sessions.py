@@ -76,14 +76,18 @@ class Sessions:
         """Keep a response for the front end whose call waits for it; the first one counts."""
         await self._database.run(
             insert(letters)
-            .values(id=letter, body=body, expires_at=func.now() + LETTER_S * _SECOND)
+            .values(
+                id=letter,
+                body=self._database.sealing.seal(letter, "body", body),
+                expires_at=func.now() + LETTER_S * _SECOND,
+            )
             .on_conflict_do_nothing()
         )
 
     async def fetch(self, letter: str) -> str | None:
         taken = await self._database.run(delete(letters).where(letters.c.id == letter).returning(letters.c.body))
         body: str | None = taken.scalar_one_or_none()
-        return body
+        return self._database.sealing.open(letter, "body", body)
 
     async def sweep(self) -> None:
         """Forget what is past its time."""

@@ -121,4 +121,7 @@ class Stops:
             .values(stopper=worker_id, **touched())
             .returning(tasks.c.id, tasks.c.attempt, tasks.c.tool, tasks.c.arguments)
         )
-        return [Unfinished(row.id, row.attempt, row.tool, load(row.arguments)) for row in rows]
+        opened = self._database.sealing.open
+        return [
+            Unfinished(row.id, row.attempt, row.tool, load(opened(row.id, "arguments", row.arguments))) for row in rows
+        ]

@@ -7,6 +7,7 @@ replace them. `migrations/` creates the same tables; a test asserts that they ag
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Sequence,
     Table,
     Text,
     func,
@@ -26,7 +28,21 @@ from sqlalchemy import (
 
 from taskengine.lifecycle import STATES, Phase, Status
 
-__all__ = ["inputs", "journal", "keys", "letters", "logs", "losses", "metadata", "sessions", "tasks", "workers"]
+__all__ = [
+    "audit",
+    "inputs",
+    "journal",
+    "keys",
+    "letters",
+    "logs",
+    "losses",
+    "metadata",
+    "queues",
+    "sessions",
+    "tasks",
+    "turns",
+    "workers",
+]
 
 metadata = MetaData(
     naming_convention={
@@ -39,7 +55,11 @@ metadata = MetaData(
 )
 
 _TIME = DateTime(timezone=True)
+_QUEUED = f"phase = '{Phase.QUEUED}'"
 _LEGAL_STATES = ", ".join(f"('{state.status}', '{state.phase}')" for state in STATES)
+
+turns = Sequence("turns", metadata=metadata)
+"""Above every turn that was given (see `turns.py`)."""
 
 tasks = Table(
     "tasks",
@@ -57,6 +77,8 @@ tasks = Table(
     Column("capabilities", Text, nullable=False, comment="what the client declared on the call"),
     Column("first", Text, nullable=False, server_default="{}", comment="answers to the tool's ask_first questions"),
     Column("nonce", Text, unique=True, comment="single use of a requestState"),
+    Column("caller", Text, comment="what tools may know of the caller, as JSON; no token"),
+    Column("token", Text, comment="the caller's token, sealed; gone when the task ends"),
     Column("session", Text, comment="the 2025-11-25 session that is told of changes"),
     Column("progress_token", Text, comment="of the creating call, as JSON; it holds to the end (L-PROG-08)"),
     Column("dedupe", Text, comment="digest of a call that is joined while it runs"),
@@ -85,13 +107,65 @@ tasks = Table(
     Column("failures", Integer, nullable=False, server_default="0", comment="attempts that failed and are tried again"),
     Column("stopper", Text, comment="the worker that stops the run of a cancelled task and cleans up after it"),
     Column("stopped_at", _TIME, comment="when that was over; the status message says so"),
+    Column("priority", Integer, nullable=False, server_default="0", comment="higher goes first"),
+    Column(
+        "turn",
+        BigInteger,
+        nullable=False,
+        server_default=turns.next_value(),
+        comment="the order among tasks of one queue and priority, fair among owners",
+    ),
+    Column("limit_keys", ARRAY(Text), comment="what it counts against while it runs; null: nothing"),
+    Column("limit_sizes", ARRAY(Integer), comment="how many may run under each of these keys"),
+    Column("blocked_by", Text, comment="the key under which too many run; it is not due until one of them ends"),
+    Column("sensitive", Text, comment="JSON list of the parameters that operators must not see; * for everything"),
+    Column("traceparent", Text, comment="traceparent of the call that made it"),
+    Column("same", Text, comment="digest under which another call of the owner is this one"),
     CheckConstraint(f"(status, phase) IN ({_LEGAL_STATES})", name="legal_state"),
     CheckConstraint(f"(phase = '{Phase.RUNNING}') = (worker_id IS NOT NULL)", name="only_running_is_held"),
     CheckConstraint(f"(status = '{Status.COMPLETED}') = (result IS NOT NULL)", name="completed_has_result"),
     CheckConstraint(f"(status = '{Status.FAILED}') = (error IS NOT NULL)", name="failed_has_error"),
     CheckConstraint(f"(phase = '{Phase.DONE}') = (ended_at IS NOT NULL)", name="done_has_end"),
     CheckConstraint("attempt >= 0 AND crashes >= 0 AND base_ttl_ms > 0 AND ttl_ms > 0", name="counts"),
-    Index("ix_tasks_due", "queue", "created_at", postgresql_where=text(f"phase = '{Phase.QUEUED}'")),
+    CheckConstraint("cardinality(limit_keys) = cardinality(limit_sizes)", name="limits_have_sizes"),
+    Index(
+        "ix_tasks_due",
+        "queue",
+        text("priority DESC"),
+        "turn",
+        "created_at",
+        postgresql_where=text(f"{_QUEUED} AND blocked_by IS NULL"),
+    ),
+    Index(
+        "ix_tasks_blocked",
+        "blocked_by",
+        text("priority DESC"),
+        "turn",
+        "created_at",
+        postgresql_where=text(f"{_QUEUED} AND blocked_by IS NOT NULL"),
+    ),
+    Index(
+        "ix_tasks_first",
+        "owner",
+        "queue",
+        "priority",
+        "turn",
+        postgresql_where=text(f"{_QUEUED} AND attempt = 0"),
+    ),
+    Index(
+        "ix_tasks_again",
+        "owner",
+        "queue",
+        "priority",
+        "turn",
+        postgresql_where=text(f"{_QUEUED} AND attempt > 0"),
+    ),
+    Index("ix_tasks_open", "owner", postgresql_where=text(f"phase <> '{Phase.DONE}'")),
+    Index(
+        "ix_tasks_limited",
+        "tool",
+        postgresql_where=text("limit_keys IS NOT NULL AND (worker_id IS NOT NULL OR kept_until IS NOT NULL)"),
+    ),
     Index(
         "ix_tasks_dedupe",
         "owner",
@@ -111,6 +185,7 @@ tasks = Table(
         "tool",
         postgresql_where=text(f"status = '{Status.CANCELLED}' AND stopped_at IS NULL AND attempt > 0"),
     ),
+    Index("ix_tasks_same", "owner", "same", unique=True, postgresql_where=text("same IS NOT NULL")),
     Index("ix_tasks_session", "session", postgresql_where=text("session IS NOT NULL")),
     # Progress and doorbells change no indexed column: with room on the page such an update touches no index. A table
     # of millions is vacuumed for every fiftieth row, and not for every fifth.
@@ -200,6 +275,15 @@ workers = Table(
     postgresql_with={"fillfactor": 50},  # few rows, each written every second or two
 )
 
+queues = Table(
+    "queues",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("paused_at", _TIME, nullable=False, server_default=func.now()),
+    Column("reason", Text),
+)
+"""The paused queues: what is called goes into them and is not run."""
+
 keys = Table(
     "keys",
     metadata,
@@ -227,3 +311,21 @@ letters = Table(
     Index(None, "expires_at"),
 )
 """Responses that reached another front end than the one whose call waits for them."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", _TIME, nullable=False, server_default=func.now()),
+    Column("actor", Text, nullable=False, comment="who did it: an owner of tasks, or operator"),
+    Column("action", Text, nullable=False),
+    Column("task_id", Text, comment="no reference: the entry outlives its task"),
+    Column("owner", Text, comment="of the task, where it is known"),
+    Column("tool", Text),
+    Column("times", Integer, nullable=False, server_default="1", comment="how often within the same moment"),
+    Column("detail", Text),
+    Index(None, "at"),
+    Index("ix_audit_task_id", "task_id", postgresql_where=text("task_id IS NOT NULL")),
+    Index("ix_audit_actor", "actor", "id"),
+)
+"""Who did what. A trigger lets rows be added, and deleted by the sweep of old ones; none is ever changed."""

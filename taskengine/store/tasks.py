@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from sqlalchemy import (
     case,
     cast,
     func,
+    literal,
     literal_column,
     null,
     or_,
@@ -27,13 +29,18 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from taskengine.errors import TaskNotFound
 from taskengine.lifecycle import LONGEST_POLL, Event, Phase, Status, sources
-from taskengine.records import Doorbell, LogLine, NewTask, Question, TaskRecord
-from taskengine.store import channels, retention
+from taskengine.records import Doorbell, LogLine, NewTask, Same, TaskRecord
+from taskengine.store import bounds, callers, channels, retention, sameness, turns
+from taskengine.store.audit import noting, with_creation
 from taskengine.store.batches import Batches
+from taskengine.store.bounds import NO_BOUNDS, Bounds
 from taskengine.store.children import cancel_below
 from taskengine.store.database import Database, Row
 from taskengine.store.endings import ending, withdraw
-from taskengine.store.payload import dump, load
+from taskengine.store.payload import dump, load, questions_of
+from taskengine.store.places import place, with_place
+from taskengine.store.sameness import blinded
+from taskengine.store.sealing import Sealing
 from taskengine.store.statements import prepared
 from taskengine.store.tables import inputs, logs, tasks
 
@@ -79,38 +86,55 @@ _VISIBLE = (
     tasks.c.progress_token,
 )
 """In the order of the members of a `TaskRecord`."""
+_SEALED = ((5, "status_message"), (8, "progress_message"), (9, "result"), (11, "error"))
+"""Where among these what is sealed stands, and what it was sealed as."""
 _ACCEPTED = "Waiting for a worker"
 
 
 # What every call and every poll meets is built once.
-_CREATE = prepared(
-    insert(tasks)
-    .values(
-        id=bindparam("id"),
-        owner=bindparam("owner"),
-        tool=bindparam("tool"),
-        queue=bindparam("queue"),
-        status=Status.WORKING,
-        phase=Phase.QUEUED,
-        arguments=bindparam("arguments"),
-        capabilities=bindparam("capabilities"),
-        first=bindparam("first"),
-        nonce=bindparam("nonce"),
-        dedupe=bindparam("dedupe"),
-        session=bindparam("session"),
-        progress_token=bindparam("progress_token"),
-        status_message=_ACCEPTED,
-        base_ttl_ms=bindparam("ttl_ms"),
-        ttl_ms=bindparam("ttl_ms"),
-        expires_at=retention.from_creation(func.now(), bindparam("ttl_ms", type_=BigInteger)),
-        poll_interval_ms=bindparam("poll_interval_ms"),
-        rung_at=func.now(),
-    )
-    .on_conflict_do_nothing()
-    .returning(tasks.c.id, tasks.c.created_at, func.clock_timestamp().label("now"))
-)
+_NEW: dict[str, Any] = {
+    "id": bindparam("id", type_=tasks.c.id.type),
+    "owner": bindparam("owner", type_=tasks.c.owner.type),
+    "tool": bindparam("tool", type_=tasks.c.tool.type),
+    "queue": bindparam("queue", type_=tasks.c.queue.type),
+    "status": Status.WORKING,
+    "phase": Phase.QUEUED,
+    "arguments": bindparam("arguments", type_=tasks.c.arguments.type),
+    "capabilities": bindparam("capabilities", type_=tasks.c.capabilities.type),
+    "first": bindparam("first", type_=tasks.c.first.type),
+    "nonce": bindparam("nonce", type_=tasks.c.nonce.type),
+    "dedupe": bindparam("dedupe", type_=tasks.c.dedupe.type),
+    "same": bindparam("same", type_=tasks.c.same.type),
+    "sensitive": bindparam("sensitive", type_=tasks.c.sensitive.type),
+    "traceparent": bindparam("traceparent", type_=tasks.c.traceparent.type),
+    "caller": bindparam("caller", type_=tasks.c.caller.type),
+    "token": bindparam("token", type_=tasks.c.token.type),
+    "session": bindparam("session", type_=tasks.c.session.type),
+    "progress_token": bindparam("progress_token", type_=tasks.c.progress_token.type),
+    "status_message": _ACCEPTED,
+    "base_ttl_ms": bindparam("ttl_ms", type_=tasks.c.base_ttl_ms.type),
+    "ttl_ms": bindparam("ttl_ms", type_=tasks.c.ttl_ms.type),
+    "expires_at": retention.from_creation(func.now(), bindparam("ttl_ms", type_=BigInteger)),
+    "poll_interval_ms": bindparam("poll_interval_ms", type_=tasks.c.poll_interval_ms.type),
+    "rung_at": func.now(),
+    "priority": bindparam("priority", type_=tasks.c.priority.type),
+    "limit_keys": bindparam("limit_keys", type_=tasks.c.limit_keys.type),
+    "limit_sizes": bindparam("limit_sizes", type_=tasks.c.limit_sizes.type),
+    "turn": turns.of_call(),
+}
+_MADE = (tasks.c.id, tasks.c.created_at, func.clock_timestamp().label("now"))
+_CREATE = insert(tasks).values(**_NEW).on_conflict_do_nothing().returning(*_MADE)
+_CREATE_WITHIN = bounds.conditional(_NEW).on_conflict_do_nothing().returning(*_MADE)
+_CREATING = {
+    False: (prepared(_CREATE), prepared(_CREATE_WITHIN)),
+    True: (
+        prepared(with_creation(_CREATE, "owner", "tool")),
+        prepared(with_creation(_CREATE_WITHIN, "owner", "tool")),
+    ),
+}
+"""By whether it is audited: as it comes, and within bounds."""
 _GET = prepared(
-    select(*_VISIBLE, tasks.c.owner).where(
+    select(*_VISIBLE, tasks.c.owner, place().label("place")).where(
         tasks.c.id == bindparam("task_id"), tasks.c.owner == bindparam("owner"), retention.readable()
     )
 )
@@ -121,54 +145,83 @@ READS_AT_ONCE = 16
 class Tasks:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._creating = Batches(database, _CREATE, {"id": "id"})
+        self._sealing = database.sealing
+        plain, within = _CREATING[database.audits]
+        self._gate = bounds.Gate(database, Batches(database, plain, {"id": "id"}), within)
         self._reading = Batches(database, _GET, {"task_id": "id", "owner": "owner"}, shared=True, most=READS_AT_ONCE)
 
-    async def create(self, new: NewTask) -> tuple[TaskRecord, Doorbell | None]:
+    async def create(self, new: NewTask, within: Bounds = NO_BOUNDS) -> tuple[TaskRecord, Doorbell | None]:
         """Store the call; it is accepted once this returns. The doorbell is for whoever rings.
 
         Repeating it with the same id changes nothing, so a create whose outcome was not learned may be repeated. When
-        `new.nonce` was used before, or a task with its `dedupe` is alive, nothing is stored and the earlier task is
-        returned without a doorbell.
+        `new.nonce` was used before, a task with its `dedupe` is alive, or one counts as the same call, nothing is
+        stored and the earlier task is returned without a doorbell. Raises KeyReused, and LimitReached where the call
+        would be one more than the bounds allow.
         """
         poll_interval_ms = min(new.poll_interval_ms, _LONGEST_POLL_MS)
+        new = blinded(self._sealing, new)
         values = {
             "id": new.id,
             "owner": new.owner,
             "tool": new.tool,
             "queue": new.queue,
-            "arguments": dump(new.arguments),
+            "arguments": self._sealing.seal(new.id, "arguments", dump(new.arguments)),
             "capabilities": dump(new.capabilities),
-            "first": dump(new.first),
+            "first": self._sealing.seal(new.id, "first", dump(new.first)),
             "nonce": new.nonce,
             "dedupe": new.dedupe,
+            "same": None if new.same is None else new.same.name,
+            "sensitive": dump(new.sensitive) if new.sensitive else None,
+            "traceparent": new.trace,
+            "caller": callers.sealed(self._sealing, new.id, new.caller),
+            "token": callers.sealed_token(self._sealing, new.id, new.token),
             "session": new.session,
             "progress_token": None if new.progress_token is None else dump(new.progress_token),
             "ttl_ms": new.ttl_ms,
             "poll_interval_ms": poll_interval_ms,
+            "priority": new.priority,
+            "limit_keys": [self._sealing.blind(slot.key) for slot in new.slots] or None,
+            "limit_sizes": [slot.size for slot in new.slots] or None,
         }
         for _ in range(CREATE_TRIES):
-            row = await self._creating.run(values)
+            row, refusal = await self._gate.create(values, within)
             if row is not None:
                 return _created(new, poll_interval_ms, row), Doorbell(new.id, 1, new.queue)
+            if new.same is not None:
+                same = await self.same_call(new.owner, new.tool, new.arguments, new.same)
+                if same is not None:
+                    return same, None
             for earlier in _earlier(new):
                 row = (await self._database.run(_visible_to(new.owner).where(earlier))).one_or_none()
                 if row is not None:
-                    return _record(row), None
+                    return self._record(row), None
+            if refusal is not None:
+                raise refusal
             # The task that stood in the way has ended in between: there is room now.
         raise TaskNotFound(new.id)
 
+    async def same_call(self, owner: str, tool: str, arguments: Mapping[str, Any], same: Same) -> TaskRecord | None:
+        """The task that an earlier call has made which counts as the same one. Raises KeyReused."""
+        task_id = await sameness.earlier(self._database, owner, tool, arguments, same)
+        return None if task_id is None else await self.get(task_id, owner)
+
     async def get(self, task_id: str, owner: str) -> TaskRecord:
-        """Raises TaskNotFound for an unknown, expired or foreign id alike."""
+        """With its place in the queue, while it waits for a worker. Raises TaskNotFound for an unknown, expired or
+        foreign id alike."""
         row = await self._reading.run({"task_id": task_id, "owner": owner})
         if row is None:
             raise TaskNotFound(task_id)
-        return _record(row)
+        record = self._record(row)
+        return (
+            record
+            if row.place is None
+            else replace(record, status_message=with_place(record.status_message, row.place))
+        )
 
     async def get_many(self, task_ids: Iterable[str], owner: str) -> dict[str, TaskRecord]:
         """Those of `task_ids` that the owner may see, by id."""
         found = await self._database.run(_visible_to(owner).where(tasks.c.id.in_(list(task_ids))))
-        return {row.id: _record(row) for row in found}
+        return {row.id: self._record(row) for row in found}
 
     async def page(self, owner: str, before: tuple[datetime, str] | None, limit: int) -> list[TaskRecord]:
         """Up to `limit` tasks of the owner, newest first, without their results; those made before the (created_at, id)
@@ -177,7 +230,7 @@ class Tasks:
         if before is not None:
             older = older.where(tuple_(tasks.c.created_at, tasks.c.id) < tuple_(*before))
         newest_first = older.order_by(tasks.c.created_at.desc(), tasks.c.id.desc()).limit(limit)
-        return [_record(row) for row in await self._database.run(newest_first)]
+        return [self._record(row) for row in await self._database.run(newest_first)]
 
     async def of_session(self, session: str, owner: str, since: datetime | None, limit: int) -> list[TaskRecord]:
         """The tasks that the session is told of, without their results: those alive, and those that changed after
@@ -187,7 +240,7 @@ class Tasks:
             interesting = or_(interesting, tasks.c.updated_at > since)
         found = _listed_for(owner).where(tasks.c.session == session, interesting)
         newest_first = found.order_by(tasks.c.created_at.desc()).limit(limit)
-        return [_record(row) for row in await self._database.run(newest_first)]
+        return [self._record(row) for row in await self._database.run(newest_first)]
 
     async def lines(self, task_id: str, owner: str, after: int, limit: int) -> list[LogLine]:
         """Log lines of the task past the id `after`, oldest first."""
@@ -198,7 +251,10 @@ class Tasks:
             .order_by(logs.c.id)
             .limit(limit)
         )
-        return [LogLine(row.id, row.level, row.logger, row.data, row.at) for row in found]
+        return [
+            LogLine(row.id, row.level, row.logger, self._sealing.open(task_id, "logs", row.data), row.at)
+            for row in found
+        ]
 
     async def recent(self, owner: str, ended_within_s: float, limit: int) -> list[TaskRecord]:
         """The owner's live tasks, and those that ended within this time, newest first; without their results."""
@@ -209,13 +265,16 @@ class Tasks:
             .order_by(tasks.c.created_at.desc(), tasks.c.id)
             .limit(limit)
         )
-        return [_record(row) for row in found]
+        return [self._record(row) for row in found]
 
-    async def cancel(self, task_id: str, owner: str) -> None:
-        """The task is cancelled when this returns, unless it had ended before (A-08). Raises TaskNotFound."""
-        await self._database.twice(lambda: self._cancel(task_id, owner))
+    async def cancel(self, task_id: str, owner: str, *, actor: str | None = None) -> None:
+        """The task is cancelled when this returns, unless it had ended before (A-08). Raises TaskNotFound.
 
-    async def _cancel(self, task_id: str, owner: str) -> None:
+        `actor` is who asks for it, for the audit log; without one the owner.
+        """
+        await self._database.twice(lambda: self._cancel(task_id, owner, actor or owner))
+
+    async def _cancel(self, task_id: str, owner: str, actor: str) -> None:
         async with self._database.transaction() as connection:
             held = await connection.execute(
                 select(tasks.c.worker_id)
@@ -229,14 +288,21 @@ class Tasks:
                 update(tasks)
                 .where(tasks.c.id == task_id, tasks.c.phase.in_(sources(Event.CANCEL)))
                 .values(**ending(Event.CANCEL), status_message="Cancelled")
-                .returning(tasks.c.id)
+                .returning(tasks.c.id, tasks.c.tool)
                 .cte("cancelled")
             )
-            await connection.execute(channels.telling(cancelled, cancelled.c.id))
+            told = channels.telling(cancelled, cancelled.c.id)
+            if self._database.audits:
+                who, whose = literal(actor, Text), literal(owner, Text)
+                told = told.add_cte(noting(cancelled, "cancel", actor=who, owner=whose, tool=cancelled.c.tool))
+            await connection.execute(told)
             await connection.execute(withdraw(tasks.c.id == task_id))
             await cancel_below(connection, task_id)
             if row.worker_id is not None:
                 await connection.execute(select(func.pg_notify(channels.WORKERS, row.worker_id)))
+
+    def _record(self, row: Row) -> TaskRecord:
+        return _record(row, self._sealing)
 
 
 def _earlier(new: NewTask) -> list[ColumnElement[bool]]:
@@ -284,12 +350,14 @@ def _created(new: NewTask, poll_interval_ms: int, row: Row) -> TaskRecord:
     )
 
 
-def _record(row: Row) -> TaskRecord:
+def _record(row: Row, sealing: Sealing) -> TaskRecord:
     """Of the columns of `_VISIBLE`."""
     members = list(row[: len(_VISIBLE)])
+    task_id = members[0]
     members[2], members[3] = Status(members[2]), Phase(members[3])
+    for at, name in _SEALED:
+        members[at] = sealing.open(task_id, name, members[at])
     questions, _, token = members[17:]
-    asked = () if questions is None else load(questions)
-    members[17] = tuple(Question(key, method, load(params)) for key, method, params in asked)
+    members[17] = () if questions is None else questions_of(sealing, task_id, load(questions))
     members[19] = None if token is None else load(token)
     return TaskRecord(*members)

@@ -35,6 +35,7 @@ from taskengine.store import channels, retention
 from taskengine.store.children import parent_alive
 from taskengine.store.database import Database
 from taskengine.store.endings import ending, withdraw
+from taskengine.store.queues import paused
 from taskengine.store.statements import prepared
 from taskengine.store.tables import tasks
 from taskengine.store.workers import may_be_dead, orphaned, suspecting
@@ -56,6 +57,8 @@ EXTEND_WITHIN_S = 60
 def _unheard(rung_before_s: float | ColumnElement[float]) -> tuple[ColumnElement[bool], ...]:
     return (
         tasks.c.phase == Phase.QUEUED,
+        tasks.c.blocked_by.is_(None),
+        ~paused(tasks.c.queue),
         func.coalesce(tasks.c.rung_at, tasks.c.created_at) < func.statement_timestamp() - rung_before_s * _SECOND,
     )
 
@@ -72,6 +75,8 @@ class Due:
     """A task waits for a worker although its doorbell was rung long ago."""
     wake_in_s: float | None
     """Seconds until the next timer, not positive when one is due; None without any."""
+    blocked: bool
+    """A limit of its tool holds a task back."""
     parents: bool
     """A task waits for others that it called."""
     children: bool
@@ -110,6 +115,7 @@ _LOOK = prepared(
             _first(tasks.c.wake_at, tasks.c.phase == Phase.WAITING, tasks.c.wake_at.is_not(None))
             - func.clock_timestamp(),
         ).label("wake_in_s"),
+        exists().where(tasks.c.phase == Phase.QUEUED, tasks.c.blocked_by.is_not(None)).label("blocked"),
         exists().where(tasks.c.phase == Phase.WAITING, tasks.c.wake_open.is_not(None)).label("parents"),
         exists().where(tasks.c.parent.is_not(None), tasks.c.phase != Phase.DONE).label("children"),
         func.coalesce(

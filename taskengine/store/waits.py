@@ -41,12 +41,12 @@ from sqlalchemy.dialects.postgresql import insert
 from taskengine.errors import ClaimLost
 from taskengine.lifecycle import Event, Phase, sources, target
 from taskengine.records import Answered, Claim, Doorbell, Entry, Question
-from taskengine.store import channels
+from taskengine.store import channels, turns
 from taskengine.store.database import Database
 from taskengine.store.endings import touched, withdraw
 from taskengine.store.fence import fence, holding, ran_ms
 from taskengine.store.journal import columns_of, writing
-from taskengine.store.payload import dump, load
+from taskengine.store.payload import dump, load, questions_of
 from taskengine.store.tables import inputs, journal, tasks, workers
 
 __all__ = ["Waits"]
@@ -134,7 +134,8 @@ def _child_asks() -> ColumnElement[bool]:
     )
 
 
-def _resuming(which: ColumnElement[bool]) -> Select[Any]:
+def _resuming(which: ColumnElement[bool], nth: ColumnElement[int] | int = 0) -> Select[Any]:
+    """Those are due again; `nth` counts those of one owner that one statement resumes, from 0."""
     status, phase = target(Event.RESUME)
     resumed = (
         update(tasks)
@@ -144,6 +145,7 @@ def _resuming(which: ColumnElement[bool]) -> Select[Any]:
             phase=phase,
             wake_at=None,
             wake_open=None,
+            turn=turns.again() + nth,
             rung_at=func.now(),
             status_message="Waiting for a worker",
             **touched(),
@@ -158,24 +160,26 @@ def _parents() -> ColumnElement[bool]:
     return and_(tasks.c.wake_open.is_not(None), or_(_alive() <= tasks.c.wake_open, _child_asks()))
 
 
-def _batch(which: ColumnElement[bool]) -> ColumnElement[bool]:
+def _resuming_batch(which: ColumnElement[bool]) -> Select[Any]:
     taken = (
-        select(tasks.c.id)
+        select(tasks.c.id, tasks.c.owner, tasks.c.queue, tasks.c.priority)
         .where(which, tasks.c.phase == Phase.WAITING)
         .limit(WAKE_BATCH)
         .with_for_update(skip_locked=True)
-        .scalar_subquery()
+        .cte("taken")
     )
-    return tasks.c.id.in_(taken)
+    nth = func.row_number().over(partition_by=[taken.c.owner, taken.c.queue, taken.c.priority], order_by=taken.c.id)
+    numbered = select(taken.c.id, nth.label("nth")).cte("numbered")
+    return _resuming(tasks.c.id == numbered.c.id, numbered.c.nth - 1)
 
 
 _NAMED = tasks.c.id == bindparam("named")
 _ANSWERED = and_(tasks.c.status == target(Event.ASK).status.value, ~_asked_before)
 _RESUME_READY = _resuming(and_(_NAMED, or_(_ANSWERED, _parents(), tasks.c.wake_at <= func.clock_timestamp())))
 _RESUME_PARENT = _resuming(and_(_NAMED, _parents()))
-_RESUME_PARENTS = _resuming(_batch(_parents()))
+_RESUME_PARENTS = _resuming_batch(_parents())
 # `statement_timestamp`, for an index is of no use against a clock that is another at every row.
-_RESUME_DUE = _resuming(_batch(tasks.c.wake_at <= func.statement_timestamp()))
+_RESUME_DUE = _resuming_batch(tasks.c.wake_at <= func.statement_timestamp())
 _NEXT_DUE = select(extract("epoch", func.min(tasks.c.wake_at) - func.clock_timestamp())).where(
     tasks.c.phase == Phase.WAITING, tasks.c.wake_at.is_not(None)
 )
@@ -205,6 +209,7 @@ _TAKE_BACK_TOLD = channels.telling(_TAKE_BACK, _TAKE_BACK.c.ran_ms)
 class Waits:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._sealing = database.sealing
 
     async def park(
         self,
@@ -227,13 +232,16 @@ class Waits:
         """
         values = {
             **fence(claim),
-            **columns_of(entries),
+            **columns_of(self._sealing, claim.task_id, entries),
             "q_key": [question.key for question in questions],
             "q_method": [question.method for question in questions],
-            "q_params": [dump(question.params) for question in questions],
+            "q_params": [
+                self._sealing.seal(claim.task_id, f"question {question.key}", dump(question.params))
+                for question in questions
+            ],
             "q_position": list(range(len(questions))),
             "asks": bool(questions),
-            "message": message,
+            "message": self._sealing.seal(claim.task_id, "status_message", message),
             "wake_at": wake_at,
             "wake_open": wake_open,
             "linger_s": linger_s,
@@ -280,7 +288,7 @@ class Waits:
             .where(inputs.c.task_id == task_id, inputs.c.response.is_not(None))
             .order_by(inputs.c.attempt, inputs.c.position)
         )
-        return {row.key: Answered(Question(row.key, row.method, load(row.params)), load(row.response)) for row in rows}
+        return {row.key: self._answered(task_id, row) for row in rows}
 
     async def give_up(self, claim: Claim, entry: Entry, keys: Sequence[str]) -> dict[str, Answered]:
         """Withdraw those of these questions that are open, and record with `entry` that they had no answer.
@@ -297,14 +305,18 @@ class Waits:
                     named, inputs.c.response.is_not(None)
                 )
             )
-            answered = {
-                row.key: Answered(Question(row.key, row.method, load(row.params)), load(row.response)) for row in rows
-            }
+            answered = {row.key: self._answered(claim.task_id, row) for row in rows}
             await connection.execute(delete(inputs).where(named, inputs.c.response.is_(None)))
             held = select(tasks.c.id, tasks.c.attempt).where(holding()).cte("held")
             written = writing(held).returning(journal.c.path).cte("written")
-            await connection.execute(select(held.c.id).add_cte(written), fence(claim) | columns_of([entry]))
+            await connection.execute(
+                select(held.c.id).add_cte(written), fence(claim) | columns_of(self._sealing, claim.task_id, [entry])
+            )
             return answered
+
+    def _answered(self, task_id: str, row: Any) -> Answered:
+        (question,) = questions_of(self._sealing, task_id, [(row.key, row.method, row.params)])
+        return Answered(question, load(self._sealing.open(task_id, f"answer {row.key}", row.response)))
 
     async def withdraw(self, claim: Claim, child_id: str) -> None:
         """Take back the open questions that this task asks for a child, which has ended. Raises ClaimLost."""

@@ -42,7 +42,7 @@ from taskengine.lifecycle import Event, sources, target
 from taskengine.losses import WITH_WORKER, failure, failure_message
 from taskengine.points import point
 from taskengine.records import Doorbell
-from taskengine.store import channels
+from taskengine.store import channels, turns
 from taskengine.store.database import Database
 from taskengine.store.endings import ending, touched
 from taskengine.store.losses import by_task, reading
@@ -229,6 +229,7 @@ class Workers:
                     worker_id=None,
                     crashes=tasks.c.crashes + 1,
                     ran_ms=ran_ms,
+                    turn=turns.again(),
                     rung_at=func.now(),
                     status_message=func.concat("Attempt ", tasks.c.attempt, " was lost with its worker"),
                     **touched(),

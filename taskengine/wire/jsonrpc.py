@@ -1,8 +1,8 @@
 """JSON-RPC 2.0 messages: bytes in, checked messages out; results and errors in, bytes out. Pure.
 
 Bodies are UTF-8 JSON without duplicates of meaning: a later member of the same name wins, numbers past 64 bits
-lose precision, and nesting is limited to `MAX_DEPTH` levels. `raw` embeds JSON text that is stored already without
-parsing it again.
+lose precision, nesting is limited to `MAX_DEPTH` levels, and there are at most `MAX_CONTAINERS` objects and arrays.
+`raw` embeds JSON text that is stored already without parsing it again.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ UNSUPPORTED_VERSION = -32022
 
 MAX_DEPTH = 200
 """Levels of a message: as deep as arguments are read, and far from where Python's own readers give up."""
+
+MAX_CONTAINERS = 200_000
+"""Objects and arrays of a message: in memory, an empty one takes thirty times what it takes in the body."""
 
 RequestId = str | int
 
@@ -110,9 +113,9 @@ def parse(body: bytes) -> Message:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise RpcError(PARSE_ERROR, f"The body is not valid JSON: {_where(error)}") from None
-    if _is_deeper(value, body, MAX_DEPTH):
-        flatter = f"The message is nested more than {MAX_DEPTH} levels deep: send it flatter"
-        raise _Unreadable.of(value, flatter) if isinstance(value, dict) else RpcError(INVALID_REQUEST, flatter)
+    problem = _too_much(value, body)
+    if problem is not None:
+        raise _Unreadable.of(value, problem) if isinstance(value, dict) else RpcError(INVALID_REQUEST, problem)
     if isinstance(value, list):
         raise Batch(value)
     return read(value)
@@ -203,17 +206,21 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def _is_deeper(value: Any, body: bytes, limit: int) -> bool:
-    """Whether containers stand within each other on more than `limit` levels. Most bodies have too few to look."""
-    if body.count(b"{") + body.count(b"[") <= limit:
-        return False
-    level = [value]
-    for _ in range(limit):
+def _too_much(value: Any, body: bytes) -> str | None:
+    """What is wrong with containers that stand within each other on too many levels, or are too many. Most bodies have
+    too few to look."""
+    if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
+        return None
+    level, seen = [value], 0
+    for _ in range(MAX_DEPTH):
         children = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
         level = [child for child in children if isinstance(child, (dict, list))]
+        seen += len(level)
+        if seen > MAX_CONTAINERS:
+            return f"The message has more than {MAX_CONTAINERS} objects and arrays: send less, or a link to it"
         if not level:
-            return False
-    return True
+            return None
+    return f"The message is nested more than {MAX_DEPTH} levels deep: send it flatter"
 
 
 def _is_id(value: Any) -> TypeGuard[RequestId]:

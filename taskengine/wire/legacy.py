@@ -64,7 +64,6 @@ CANCELLED = -32800
 URL_ELICITATION_REQUIRED = -32042
 DEFAULT_LEVEL = "info"
 """What is sent to a session that set no level."""
-SHORTEST_TTL_MS = 1_000
 
 _RESERVED = {-32002, *range(-32099, -32019)}
 
@@ -95,9 +94,9 @@ class Augmentation:
 
     ttl_ms: int | None
 
-    def ttl_within(self, default_ms: int, longest_ms: int) -> int:
+    def ttl_within(self, default_ms: int, shortest_ms: int, longest_ms: int) -> int:
         """The requested retention, within the engine's limits (L-TASK-16, A-34)."""
-        return default_ms if self.ttl_ms is None else max(SHORTEST_TTL_MS, min(self.ttl_ms, longest_ms))
+        return default_ms if self.ttl_ms is None else max(shortest_ms, min(self.ttl_ms, longest_ms))
 
 
 def read_augmentation(params: Mapping[str, Any]) -> Augmentation | None:

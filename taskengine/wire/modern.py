@@ -15,6 +15,7 @@ from typing import Any
 from taskengine.clientlog import LEVELS
 from taskengine.durations import milliseconds
 from taskengine.engine import TaskEngine
+from taskengine.errors import Busy, LimitReached
 from taskengine.lifecycle import Status, poll_interval
 from taskengine.records import Question, TaskRecord
 from taskengine.tool import Tool
@@ -73,7 +74,7 @@ SUBSCRIPTION_KEY = f"{_PREFIX}subscriptionId"
 Meta = Mapping[str, Any]
 """The `_meta` of every result: who answers (M-BASE-16)."""
 
-_STATUS = {METHOD_NOT_FOUND: 404, INTERNAL_ERROR: 200}
+_STATUS = {METHOD_NOT_FOUND: 404, INTERNAL_ERROR: 200, LimitReached.CODE: 429, Busy.CODE: 503}
 _REJECTIONS = {PARSE_ERROR, INVALID_REQUEST, INVALID_PARAMS, HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION}
 _RESERVED = {-32002, -32042, *range(-32099, -32019)}
 

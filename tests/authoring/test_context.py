@@ -41,6 +41,7 @@ class SyncFake:
         self.answers, self.capabilities = answers or {}, capabilities
         self.task_id, self.attempt, self.cancelled = "tsk_1", 2, False
         self.first: dict[str, Any] = {}
+        self.caller = None
         self.asked: list[list[Question]] = []
         self.calls: list[tuple[Any, ...]] = []
 

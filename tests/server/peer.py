@@ -20,6 +20,7 @@ from taskengine.content import encode_json, text_result
 from taskengine.errors import Suspended
 from taskengine.records import Claim, Question
 from taskengine.server import GracefulServer, create_app
+from taskengine.server.guardrails import Bounds, Crowd, guarded
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.wire import modern
@@ -237,6 +238,7 @@ class FrontEnd:
     base: str
     server: GracefulServer
     serving: asyncio.Task[None]
+    crowd: Crowd
 
     async def stop(self) -> None:
         """As SIGTERM would."""
@@ -245,12 +247,21 @@ class FrontEnd:
 
 
 @asynccontextmanager
-async def front_end(app: Any, path: str = "/mcp", *, grace_s: int = 5) -> AsyncIterator[FrontEnd]:
-    """`app` under uvicorn on a free port."""
+async def front_end(
+    app: Any, path: str = "/mcp", *, grace_s: int = 5, port: int = 0, bounds: Bounds | None = None
+) -> AsyncIterator[FrontEnd]:
+    """`app` under uvicorn on a free port, unless one is given; guarded as `taskengine serve` is."""
+    guard = guarded(bounds or Bounds())
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+        listening.bind(("127.0.0.1", port))
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="auto", timeout_graceful_shutdown=grace_s
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="auto",
+            timeout_graceful_shutdown=grace_s,
+            http=guard,
+            ws="none",
         )
         server = GracefulServer(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
@@ -260,7 +271,7 @@ async def front_end(app: Any, path: str = "/mcp", *, grace_s: int = 5) -> AsyncI
             if serving.done():
                 serving.result()
         base = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        running = FrontEnd(f"{base}{path}", base, server, serving)
+        running = FrontEnd(f"{base}{path}", base, server, serving, guard.crowd)
         try:
             yield running
         finally:
@@ -357,6 +368,7 @@ class _HandPort:
         self.attempt = claim.attempt
         self.capabilities = claim.capabilities
         self.first = claim.first
+        self.caller = claim.caller
         self.cancelled = False
         self.asked: list[Question] = []
         self._answers = claim.answers

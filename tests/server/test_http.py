@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from taskengine.server import create_app, endpoint
+from taskengine.server import bodies, create_app
 from taskengine.server.checks import read_accept
 from taskengine.settings import Settings
 from tests.server.peer import BOTH, Hands, Peer, front_end, peer_of, serving
@@ -149,7 +149,7 @@ async def test_a_body_or_headers_past_the_limit_are_refused(settings: Settings, 
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "BODY_S", 0.1)
+    monkeypatch.setattr(bodies, "BODY_S", 0.1)
 
     async def half() -> AsyncIterator[bytes]:
         yield b'{"jsonrpc": "2.0", '

@@ -1,16 +1,20 @@
-"""Every test of the store runs twice: as it is, and with writes whose answers are lost and which are repeated."""
+"""Every test of the store runs twice: as it is, and sealed at rest, with writes whose answers are lost and repeated."""
 
 from __future__ import annotations
 
+import base64
 import random
 from collections.abc import AsyncIterator
 
 import pytest
+from pydantic import SecretStr
 
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store.database import Database
 from tests.store.doubt import Doubtful
+
+KEYS = [SecretStr(base64.b64encode(bytes([number] * 32)).decode()) for number in (2, 1)]
 
 
 @pytest.fixture(params=["heard", "unheard"])
@@ -18,7 +22,7 @@ async def store(settings: Settings, request: pytest.FixtureRequest) -> AsyncIter
     if request.param == "heard":
         opened = await Store.open(settings)
     else:
-        opened = Doubtful(Database(settings))
+        opened = Doubtful(Database(settings.model_copy(update={"encryption_keys": KEYS})))
         opened.doubt(random.Random(request.node.nodeid))
     yield opened
     await opened.close()

@@ -30,6 +30,10 @@ NOUNS = (
     "upkeep",
     "keys",
     "sessions",
+    "audit",
+    "rekey",
+    "limits",
+    "queues",
 )
 
 REPEATED = {
@@ -44,11 +48,16 @@ REPEATED = {
     "upkeep": {"extend", "expire"},
     "keys": {"secret"},
     "sessions": {"end", "set_level", "post"},
+    "queues": {"pause", "resume"},
+    "rekey": {"batch"},
 }
 """What somebody writes again when its answer was lost."""
 
 NOT_REPEATED = {
     "attempts.claim_next": "it would take another task; the heartbeat hands back the one whose answer was lost",
+    "limits.claim": "the same, for a task with limits",
+    "limits.free": "the doorbells of a lost answer are rung by the relay",
+    "limits.free_all": "the same",
     "attempts.log": "a report is lost rather than told twice",
     "waits.take_back": "an attempt that did not hear of it ends, and the heartbeat hands the task back",
     "waits.wake_due": "each round wakes who is due then; the doorbells of a lost answer are rung by the relay",
@@ -63,17 +72,24 @@ NOT_REPEATED = {
     "upkeep.look": "it notes who is suspected, and looking twice notes the same",
     "sessions.tell": "a notice; who misses it finds the letter at its next look",
     "sessions.sweep": "each round takes what is there",
+    "audit.add": "a front end writes again what it does not know to be stored: rather an entry twice than none",
+    "audit.by_operator": "the same",
+    "audit.sweep": "each round takes another batch",
 }
 """Writes that nobody repeats, and why that is right."""
 
 READS = {
-    "tasks": {"get", "get_many", "lines", "of_session", "page", "recent"},
+    "tasks": {"get", "get_many", "lines", "of_session", "page", "recent", "same_call"},
+    "attempts": {"logged"},
     "journal": {"load"},
     "children": {"depth"},
     "waits": {"answers", "due_in_s"},
     "workers": {"alive"},
     "upkeep": {"due"},
+    "queues": {"paused", "waiting"},
     "sessions": {"fetch", "state"},
+    "audit": {"find"},
+    "rekey": {"left"},
 }
 
 

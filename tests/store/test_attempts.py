@@ -179,8 +179,8 @@ async def test_every_visible_change_moves_updated_at(store: Store) -> None:
 async def test_log_lines_are_kept_with_the_task(store: Store, database_url: str) -> None:
     claim = await claimed(store)
     await store.attempts.log(claim, [{"level": "info", "logger": None, "data": json.dumps("started")}])
-    rows = await execute(database_url, "SELECT attempt, level, data FROM logs WHERE task_id = $1", claim.task_id)
-    assert [tuple(row) for row in rows] == [(1, "info", '"started"')]
+    rows = await store.inspection.logs(claim.task_id)
+    assert [(row["attempt"], row["level"], row["data"]) for row in rows] == [(1, "info", "started")]
 
 
 async def test_log_lines_and_the_notice_of_them_are_one_change(
@@ -224,13 +224,13 @@ async def test_a_free_slot_does_not_read_the_whole_backlog(store: Store, databas
     first = await stored(store)
     copies = "INSERT INTO tasks SELECT (jsonb_populate_record(t, jsonb_build_object({}))).* FROM tasks t, n"
     numbers = "WITH n AS (SELECT generate_series(1, 5000) n) "
-    changes = "'id', 'c' || n, 'queue', CASE WHEN n % 2 = 0 THEN 'default' ELSE 'default.sync' END, 'created_at', now()"
+    changes = "'id', 'c' || n, 'turn', t.turn + n, 'queue', CASE WHEN n % 2 = 0 THEN 'default' ELSE 'default.sync' END, 'created_at', now()"
     await execute(database_url, numbers + copies.format(changes))
     await execute(database_url, "ANALYZE tasks")
     await worker(store, "w1")
     claim = await store.attempts.claim_next(["default", "default.sync"], "w1", ["count"])
     assert claim is not None
-    assert claim.task_id == first.task_id
+    assert claim.task_id in {first.task_id, "c1"}  # the front of either queue
     await store.close()  # a session that ends reports what it read
     async with asyncio.timeout(10):
         while not (read := await _rows_read(database_url, "ix_tasks_due")):

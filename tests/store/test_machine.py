@@ -290,10 +290,13 @@ class Lives(RuleBasedStateMachine):
                 self._do(task_id, moves.record(task.attempt, task.holder, place))
 
     @rule(worker=strategies.sampled_from(WORKERS))
-    def take_the_oldest(self, worker: str) -> None:
+    def take_the_next(self, worker: str) -> None:
         due = [task_id for task_id, task in self.model.items() if task.state.phase is Phase.QUEUED]
+        in_order = "SELECT id FROM tasks WHERE phase = 'queued' ORDER BY priority DESC, turn, created_at"
+        queued = [row["id"] for row in self.run(self.connection.fetch(in_order))]
+        assert set(queued) == set(due)
         claim = self.run(self.store.attempts.claim_next(["default"], worker))
-        assert (None if claim is None else claim.task_id) == (due[0] if due else None)
+        assert (None if claim is None else claim.task_id) == (queued[0] if queued else None)
         if claim is not None:
             assert self.model[claim.task_id].claim(claim.attempt, worker)
             given = {key: {"action": said} for key, said in self.model[claim.task_id].answers.items()}

@@ -13,6 +13,7 @@ from taskengine.server.checks import Accepts
 from taskengine.server.legacy.front import Front
 from taskengine.server.legacy.session import Session
 from taskengine.server.service import Service
+from taskengine.wire.headers import RawHeaders
 from taskengine.wire.jsonrpc import INVALID_PARAMS, Request, RequestId, RpcError
 
 __all__ = ["Call"]
@@ -25,6 +26,8 @@ class Call:
     session: Session
     request: Request
     accepts: Accepts
+    headers: RawHeaders | None = None
+    """None where the transport has none, and for a message of a batch, of which they do not speak alone."""
 
     @property
     def service(self) -> Service:

@@ -19,6 +19,7 @@ from taskengine.calling import outcome_of_message
 from taskengine.durations import milliseconds
 from taskengine.errors import InvalidArguments, StoreUnavailable
 from taskengine.lifecycle import LONGEST_POLL, Status
+from taskengine.limits import LOWEST_PRIORITY
 from taskengine.records import NewTask, TaskRecord
 from taskengine.server.exchange import Exchange
 from taskengine.server.handles import call_handle
@@ -29,9 +30,11 @@ from taskengine.server.legacy.front import Wanted, key_of
 from taskengine.server.legacy.streams import Labelled
 from taskengine.server.legacy.turns import Turn
 from taskengine.server.progress import Reporter
+from taskengine.server.sameness import no_task_for, same_call
 from taskengine.tool import Tool
 from taskengine.wire import legacy
 from taskengine.wire.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
+from taskengine.wire.meta import idempotency_key, priority, traceparent
 
 __all__ = ["call_tool", "follow_call"]
 
@@ -49,6 +52,8 @@ async def call_tool(call: Call, exchange: Exchange, framing: Labelled) -> Any:
         arguments = {}
     if not isinstance(arguments, dict):
         raise RpcError(INVALID_PARAMS, "params.arguments must be an object")
+    await call.service.budgets.calling(call.caller)
+    call.service.budgets.check_size(arguments)
     token = legacy.progress_token(call.params)
     augmentation = legacy.read_augmentation(call.params) if call.session.features.tasks else None
     tool = call.service.engine.get_tool(name)
@@ -69,6 +74,7 @@ async def call_tool(call: Call, exchange: Exchange, framing: Labelled) -> Any:
     except InvalidArguments as error:
         return _text_result(call, str(error))
     if not tool.durable:
+        no_task_for(tool, idempotency_key(call.params, call.headers))
         return await _call_direct(call, tool, arguments, exchange, framing)
     return await _call_inline(call, tool, arguments, exchange, framing)
 
@@ -78,7 +84,9 @@ async def _begin_task(
 ) -> Any:
     """`CreateTaskResult`, once the task is committed. Arguments that do not fit make it fail (A-23)."""
     service = call.service
-    ttl_ms = augmentation.ttl_within(milliseconds(service.ttl_of(tool)), milliseconds(service.settings.max_ttl))
+    settings = service.settings
+    default_ms = milliseconds(service.ttl_of(tool))
+    ttl_ms = augmentation.ttl_within(default_ms, milliseconds(settings.min_ttl), milliseconds(settings.max_ttl))
     new = _new_task(call, tool, arguments, ttl_ms, capabilities=call.session.capabilities, token=token)
     record = await _create(call, new)
     call.front.spawn(call.front.tell(call.session, "task", record.id))
@@ -147,6 +155,8 @@ async def follow_call(
     """What the call comes to, from its first moment or, with a `turn`, from where its client left its stream."""
     tool = call.service.engine.get_tool(record.tool)
     bridged = tool is not None and call.service.bridges(tool)
+    key_given = idempotency_key(call.params, call.headers) is not None
+    kept = bridged or key_given or (tool is not None and tool.dedupe_for is not None)
     within_s = None
     if tool is not None and bridged:
         within_s = wait_of(tool, call.caller.patience, call.service.settings).total_seconds()
@@ -154,11 +164,11 @@ async def follow_call(
             within_s -= (record.now - record.created_at).total_seconds()
 
     def on_cancel() -> None:
-        if not bridged:  # a task that its client may still ask for is not touched by the end of a request
+        if not kept:  # a task that its client may still ask for is not touched by the end of a request
             call.service.cancel_abandoned(record.id, call.caller)
 
     key, requests = key_of(call.session, call.request_id), call.front.requests
-    if not bridged:
+    if not kept:
         requests.begin(key, on_cancel)
     framing.goes_on = True
     with (
@@ -178,6 +188,7 @@ async def follow_call(
                     raise
                 # The task goes on: its client gets its name, and does not begin another.
     requests.end(key)
+    call.service.trail.read(call.caller.owner, record)
     if record.terminal and record.status is not Status.CANCELLED:
         return legacy.call_outcome(record, call.session.version, related_task=False)
     return legacy.call_result(shown_state(record), call.session.version)
@@ -196,14 +207,21 @@ def _new_task(
     return NewTask(
         id=f"tsk_{secrets.token_urlsafe(24)}",
         owner=call.caller.owner,
+        caller=call.caller.identity,
+        token=call.caller.token_for(tool),
         tool=tool.name,
         queue=tool.route,
         arguments=arguments,
         capabilities=capabilities,
         ttl_ms=ttl_ms,
         poll_interval_ms=max(1, milliseconds(tool.poll_interval or LONGEST_POLL)),
+        priority=priority(call.params, tool.priority, LOWEST_PRIORITY, tool.max_priority),
+        slots=tool.slots(call.caller.owner, arguments),
         session=call.session.id if told else None,
         progress_token=token,
+        same=same_call(tool, arguments, {}, idempotency_key(call.params, call.headers)),
+        sensitive=tool.sensitive,
+        trace=traceparent(call.params, call.headers),
     )
 
 
@@ -211,11 +229,11 @@ async def _create(call: Call, new: NewTask) -> TaskRecord:
     """The task is committed and its doorbell rung when this returns. Raises StoreUnavailable."""
     for attempt in range(1, CREATE_TRIES + 1):
         try:
-            record, doorbell = await call.service.store.tasks.create(new)
+            record, doorbell = await call.service.store.tasks.create(new, call.service.budgets.bounds(call.caller))
         except StoreUnavailable:
             if attempt == CREATE_TRIES:
                 # It may be there all the same; where the call is joined, its repetition finds it.
-                if new.dedupe is None:
+                if new.dedupe is None and new.same is None:
                     call.service.cancel_abandoned(new.id, call.caller)
                 raise
             await asyncio.sleep(RETRY_S)

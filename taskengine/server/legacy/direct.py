@@ -17,6 +17,7 @@ from typing import Any
 from taskengine.calling import Outcome, call_async, call_sync, outcome_of_message
 from taskengine.durations import describe
 from taskengine.errors import BadAnswer, StoreUnavailable, TaskCancelled, ToolError
+from taskengine.identity import Identity
 from taskengine.records import Question
 from taskengine.server.exchange import Exchange
 from taskengine.server.legacy.answers import DIRECT, OFFERS, read_answer
@@ -128,6 +129,7 @@ class _Facts:
     def __init__(self, call: Call) -> None:
         self.capabilities: Mapping[str, Any] = call.capabilities
         self.first: Mapping[str, Mapping[str, Any]] = {}
+        self.caller = call.caller.identity
         self.closed = False
         """The call has its answer: nothing is sent for it any more (X-PROG-05)."""
 
@@ -220,6 +222,10 @@ class _SyncPort:
     @property
     def first(self) -> Mapping[str, Mapping[str, Any]]:
         return self._port.first
+
+    @property
+    def caller(self) -> Identity | None:
+        return self._port.caller
 
     @property
     def cancelled(self) -> bool:

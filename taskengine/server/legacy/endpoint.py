@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from starlette.types import Send
 
-from taskengine.errors import BadAnswer, StoreUnavailable
+from taskengine import logs
+from taskengine.errors import BadAnswer, LimitReached, StoreUnavailable
 from taskengine.server.caller import Caller
-from taskengine.server.errors import rpc_error
+from taskengine.server.errors import retry_headers, rpc_error
 from taskengine.server.exchange import Exchange, send_empty, send_json
 from taskengine.server.legacy import methods
 from taskengine.server.legacy.answers import take_response
@@ -38,6 +38,7 @@ from taskengine.wire.jsonrpc import (
     error_response,
     result_response,
 )
+from taskengine.wire.meta import traceparent
 
 __all__ = ["LegacyEndpoint"]
 
@@ -71,7 +72,7 @@ class LegacyEndpoint:
                 return
             session = await self._session(caller, headers)
             if isinstance(message, Request):
-                await self._request(Call(self._front, caller, session, message, line.accepts), line)
+                await self._request(Call(self._front, caller, session, message, line.accepts, headers), line)
             else:
                 await self._take(caller, session, message)
                 await send_empty(send, 202)
@@ -111,14 +112,19 @@ class LegacyEndpoint:
         if place is None or place.facts["kind"] == "listen":
             stream = self._front.tokens.seal("listen", s=session.id)
             framing = Labelled(stream, place, begins_empty=begins_empty)
-            exchange = self._exchange(0, session, framing, line)
-            with self._service.attending(exchange, patient=False):
-                await exchange.run(lambda _: listen(self._front, caller, session, exchange, framing))
+            exchange = self._exchange(0, caller, session, framing, line)
+            try:
+                with self._service.budgets.stream(caller), self._service.attending(exchange, patient=False):
+                    exchange.end_after(caller.stream_s)
+                    await exchange.run(lambda _: listen(self._front, caller, session, exchange, framing))
+            except LimitReached as limit:
+                error = rpc_error(limit)
+                await send_json(line.send, 429, error_response(None, error), retry_headers(error))
             return
         request = Request(place.facts["r"], "", None)
         call = Call(self._front, caller, session, request, STREAM)
         framing = Labelled(place.stream, place, begins_empty=begins_empty)
-        exchange = self._exchange(request.id, session, framing, line)
+        exchange = self._exchange(request.id, caller, session, framing, line)
         with self._service.attending(exchange, patient=True):
             await exchange.run(lambda _: methods.resume(call, place, exchange, framing))
 
@@ -184,29 +190,45 @@ class LegacyEndpoint:
             raise _Refused(503, rpc_error(error).message) from None
 
     async def _request(self, call: Call, line: Line) -> None:
-        session, request = call.session, call.request
+        tool = call.params.get("name") if call.request.method == "tools/call" else None
+        with logs.bound(
+            owner=call.caller.owner,
+            tool=tool[:128] if isinstance(tool, str) else None,
+            traceparent=traceparent(call.params, call.headers),
+        ):
+            await self._serve(call, line)
+
+    async def _serve(self, call: Call, line: Line) -> None:
+        session, request, watching = call.session, call.request, self._service.trail.watching
         try:
             methods.check_method(session, request.method)
             plain = methods.plain(request.method)
             if plain is not None and call.accepts.json:
-                await send_json(line.send, 200, result_response(request.id, await plain(call)))
+                answer = await watching(call.caller.owner, plain(call), request.params)
+                await send_json(line.send, 200, result_response(request.id, answer))
                 return
         except Exception as error:
             await send_json(line.send, 200, error_response(request.id, rpc_error(error)))
             return
         self._front.attach()
         framing = Labelled(begins_empty=session.features.polled_streams, resumable=line.resumable)
-        exchange = self._exchange(request.id, session, framing, line)
+        exchange = self._exchange(request.id, call.caller, session, framing, line)
         with self._service.attending(exchange, patient=True):
             if plain is not None:
-                await exchange.run(lambda _: _coroutine(plain(call)))
+                await exchange.run(lambda _: watching(call.caller.owner, plain(call), request.params))
             else:
-                await exchange.run(lambda _: methods.stream(call, exchange, framing))
+                await exchange.run(
+                    lambda _: watching(call.caller.owner, methods.stream(call, exchange, framing), request.params)
+                )
 
-    def _exchange(self, request_id: RequestId, session: Session, framing: Labelled, line: Line) -> Exchange:
+    def _exchange(
+        self, request_id: RequestId, caller: Caller, session: Session, framing: Labelled, line: Line
+    ) -> Exchange:
+        """Streams whose client can come back are closed after a time, and at the end of its token (M-SUB-16)."""
         settings = self._service.settings
-        limit_s = settings.stream_limit.total_seconds()
-        polled = session.features.polled_streams and line.accepts.events and limit_s > 0
+        limits = [settings.stream_limit.total_seconds() or None, caller.stream_s]
+        limit_s = min((limit for limit in limits if limit is not None), default=None)
+        polled = session.features.polled_streams and line.accepts.events
         return Exchange(
             request_id,
             line.accepts,
@@ -217,7 +239,3 @@ class LegacyEndpoint:
             framing=framing,
             limit_s=limit_s if polled else None,
         )
-
-
-async def _coroutine(work: Awaitable[Any]) -> Any:
-    return await work

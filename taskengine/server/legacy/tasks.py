@@ -27,8 +27,9 @@ PAGE = 50
 async def get_task(call: Call) -> dict[str, Any]:
     """The task as it is now; neither result nor error (L-TASK-25)."""
     task_id = call.task_id()
+    await call.service.budgets.polling(call.caller, task_id)
     record = await call.service.store.tasks.get(task_id, call.caller.owner)
-    audit.debug("task %s read by %s", task_id, call.caller.owner)
+    call.service.budgets.polled(call.caller, record)
     return legacy.task(record)
 
 
@@ -61,7 +62,7 @@ async def follow_result(
             ):
                 follower = Follower(call, exchange, framing, task_id, wanted=wanted, teller=teller)
                 record = await follower.follow(watch)
-    audit.debug("result of task %s read by %s", task_id, call.caller.owner)
+    call.service.trail.read(call.caller.owner, record)
     return legacy.call_outcome(record, call.session.version, related_task=True)
 
 
@@ -72,6 +73,7 @@ async def list_tasks(call: Call) -> dict[str, Any]:
     cursor = call.params.get("cursor")
     before = None if cursor is None else _read_cursor(call, cursor)
     records = await call.service.store.tasks.page(call.caller.owner, before, PAGE + 1)
+    call.service.trail.note(call.caller.owner, "list")
     page = records[:PAGE]
     following = None
     if len(records) > PAGE:
@@ -104,7 +106,8 @@ def lists_tasks(service: Service) -> bool:
 
 def _read_cursor(call: Call, cursor: Any) -> tuple[datetime, str]:
     try:
-        facts = call.front.tokens.open(cursor, "cursor") if isinstance(cursor, str) else {}
+        ttl_s = call.service.settings.request_state_ttl.total_seconds()
+        facts = call.front.tokens.open(cursor, "cursor", ttl_s=ttl_s) if isinstance(cursor, str) else {}
     except ValueError:
         facts = {}
     if facts.get("o") != call.caller.owner:

@@ -1,0 +1,165 @@
+"""Who did what to which task: entries are added, found and, when they are old, swept; never changed.
+
+What changes a task (create, answer, cancel) is recorded by the statement or in the transaction that changes it, so one
+is never there without the other. What only reads, and what is refused, comes from the front ends in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Executable,
+    Float,
+    Integer,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    literal_column,
+    null,
+    select,
+)
+from sqlalchemy.sql.dml import ReturningInsert
+
+from taskengine.store.database import Database
+from taskengine.store.tables import audit
+
+__all__ = ["ACTIONS", "OPERATOR", "Audit", "Deed", "entry", "noting", "with_creation"]
+
+ACTIONS = ("create", "read", "list", "answer", "cancel", "retry", "refuse")
+OPERATOR = "operator"
+"""Who acts by a command at the database itself."""
+_SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What somebody did; `age_s` seconds ago, and so many `times` within that moment."""
+
+    actor: str
+    action: str
+    task_id: str | None = None
+    tool: str | None = None
+    detail: str | None = None
+    times: int = 1
+    age_s: float = 0.0
+
+
+_COLUMNS: dict[str, Any] = {
+    "actor": Text,
+    "action": Text,
+    "task_id": Text,
+    "tool": Text,
+    "detail": Text,
+    "times": Integer,
+    "age_s": Float,
+}
+_DEEDS = (
+    func.unnest(*(bindparam(name, type_=ARRAY(kind)) for name, kind in _COLUMNS.items()))
+    .table_valued(*_COLUMNS, name="deeds")
+    .render_derived()
+)
+_ADD = insert(audit).from_select(
+    ["actor", "action", "task_id", "tool", "detail", "times", "at"],
+    select(
+        *(_DEEDS.c[name] for name in ("actor", "action", "task_id", "tool", "detail")),
+        cast(_DEEDS.c.times, Integer),
+        func.now() - cast(_DEEDS.c.age_s, Float) * _SECOND,
+    ),
+)
+
+
+def noting(
+    done: CTE, action: str, *, actor: ColumnElement[Any], owner: ColumnElement[Any], tool: ColumnElement[Any]
+) -> CTE:
+    """The entry of each row of `done` (`id`), as part of the statement that does it."""
+    row = select(actor, literal(action, Text), done.c.id, owner, tool)
+    return insert(audit).from_select(["actor", "action", "task_id", "owner", "tool"], row).cte(f"noted_{action}")
+
+
+def with_creation(create: ReturningInsert[Any], owner: str, tool: str) -> Select[Any]:
+    """The statement that creates and returns a task, with the entry for it: both are stored, or neither.
+
+    `owner` and `tool` are the names of the parameters that hold them.
+    """
+    made = create.cte("made")
+    who = cast(bindparam(owner), Text)
+    return select(made).add_cte(noting(made, "create", actor=who, owner=who, tool=cast(bindparam(tool), Text)))
+
+
+class Audit:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, deeds: Sequence[Deed]) -> None:
+        """Store them all, or none. Raises StoreUnavailable; whether they are there is not known then."""
+        if deeds:
+            await self._database.run(_ADD, {name: [getattr(deed, name) for deed in deeds] for name in _COLUMNS})
+
+    async def by_operator(self, deed: Deed) -> None:
+        """What a command at the database itself does, where the audit log is on."""
+        if self._database.audits:
+            await self.add([deed])
+
+    async def find(
+        self,
+        *,
+        actor: str | None = None,
+        task_id: str | None = None,
+        action: str | None = None,
+        since: timedelta | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> Sequence[Mapping[str, Any]]:
+        """The newest entries first, with their `id`; those before the entry `before`. `actor` may also be the owner of
+        the task that somebody else acted on."""
+        statement: Select[Any] = select(audit).order_by(audit.c.id.desc()).limit(limit)
+        if actor is not None:
+            statement = statement.where((audit.c.actor == actor) | (audit.c.owner == actor))
+        if task_id is not None:
+            statement = statement.where(audit.c.task_id == task_id)
+        if action is not None:
+            statement = statement.where(audit.c.action == action)
+        if since is not None:
+            statement = statement.where(audit.c.at > func.now() - since)
+        if before is not None:
+            statement = statement.where(audit.c.id < cast(literal(before), BigInteger))
+        return [dict(row) for row in await self._database.run(statement)]
+
+    async def sweep(self, older_than_s: float, limit: int = 5000) -> int:
+        """Delete one batch of entries older than that; how many. The transaction says that it is the sweep."""
+        old = (
+            select(audit.c.id)
+            .where(audit.c.at < func.statement_timestamp() - older_than_s * _SECOND)
+            .order_by(audit.c.at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        async with self._database.transaction() as connection:
+            await connection.execute(_sweeping())
+            swept = await connection.execute(delete(audit).where(audit.c.id.in_(old)).returning(audit.c.id))
+        return len(swept)
+
+
+def entry(actor: str, action: str, task_id: str, owner: str, detail: str | None = None) -> Executable:
+    """The entry of what is done in a transaction that goes on."""
+    return insert(audit).values(
+        actor=actor, action=action, task_id=task_id, owner=owner, detail=null() if detail is None else detail
+    )
+
+
+def _sweeping() -> Executable:
+    return select(func.set_config("taskengine.audit_sweep", "on", True))

@@ -1,0 +1,90 @@
+"""Rates on the real broker, and without it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from limits import parse
+from pydantic import SecretStr
+
+from taskengine.server.rates import Rates
+from taskengine.settings import Settings
+from tests.processes import free_port
+
+RATE = parse("5/hour")
+
+
+@pytest.fixture
+async def rates(settings: Settings) -> AsyncIterator[Callable[[], Rates]]:
+    """Makes counters as two front ends have them."""
+    made: list[Rates] = []
+
+    def make(changed: Settings = settings) -> Rates:
+        made.append(Rates(changed))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.close()
+
+
+async def test_front_ends_count_together(rates: Callable[[], Rates]) -> None:
+    first, second = rates(), rates()
+    hits = [await each.hit(RATE, "calls", "ann") for each in (first, second) * 3]
+    assert hits[:5] == [None] * 5
+    assert hits[5] is not None
+    assert hits[5] >= 1
+
+
+async def test_owners_and_kinds_are_counted_apart(rates: Callable[[], Rates]) -> None:
+    one = rates()
+    while await one.hit(RATE, "calls", "ann") is None:
+        pass
+    assert await one.hit(RATE, "calls", "bob") is None
+    assert await one.hit(RATE, "polls", "ann") is None
+
+
+async def test_calls_at_once_do_not_pass_a_rate_together(rates: Callable[[], Rates]) -> None:
+    front_ends = [rates() for _ in range(3)]
+    hits = await asyncio.gather(*(front_ends[n % 3].hit(RATE, "calls", "ann") for n in range(30)))
+    assert hits.count(None) == 5
+
+
+@pytest.mark.parametrize("broker", ["redis://127.0.0.1:{port}/0", "amqp://127.0.0.1:{port}//"])
+async def test_without_redis_each_front_end_counts_for_itself(
+    rates: Callable[..., Rates], settings: Settings, broker: str
+) -> None:
+    url = SecretStr(broker.format(port=free_port()))
+    first, second = (rates(settings.model_copy(update={"broker_url": url})) for _ in range(2))
+    for each in (first, second):
+        assert [await each.hit(RATE, "calls", "ann") for _ in range(5)] == [None] * 5
+        assert await each.hit(RATE, "calls", "ann") is not None
+
+
+async def test_a_redis_that_hangs_holds_nobody_up_for_long(rates: Callable[..., Rates], settings: Settings) -> None:
+    """It accepts connections and says nothing."""
+    async with _silent() as port:
+        one = rates(settings.model_copy(update={"broker_url": SecretStr(f"redis://127.0.0.1:{port}/0")}))
+        async with asyncio.timeout(20):
+            assert [await one.hit(RATE, "calls", "ann") for _ in range(5)] == [None] * 5
+            assert await one.hit(RATE, "calls", "ann") is not None
+
+
+@asynccontextmanager
+async def _silent() -> AsyncIterator[int]:
+    gone = asyncio.Event()
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await gone.wait()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        gone.set()
+        server.close()
+        await server.wait_closed()

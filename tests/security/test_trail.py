@@ -1,0 +1,176 @@
+"""The audit log over the wire: who read, listed and was refused, without a request that waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, cast
+
+import pytest
+
+from taskengine.client import Client
+from taskengine.errors import StoreUnavailable
+from taskengine.server.trail import MOST, TOO_MANY, Trail
+from taskengine.settings import Settings
+from taskengine.store import Store
+from taskengine.store.audit import Deed
+from tests.processes import ROOT, Processes, environment
+from tests.security.guarded_app import engine
+from tests.server.peer import QUEUES, WORKER, Hands, Peer, serving
+
+APP = str(ROOT / "tests" / "security" / "guarded_app.py") + ":engine"
+
+
+@pytest.fixture
+async def peer(settings: Settings) -> AsyncIterator[Peer]:
+    async with serving(engine, settings) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def hands(store: Store) -> Hands:
+    await store.workers.register(WORKER, host="test", pid=1, queues=QUEUES, presence_key=None, lease_s=600)
+    return Hands(store)
+
+
+async def found(store: Store, count: int, **which: Any) -> Sequence[Mapping[str, Any]]:
+    """That many entries, newest first, as soon as they are there."""
+    async with asyncio.timeout(20):
+        while len(rows := await store.audit.find(**which)) < count:
+            await asyncio.sleep(0.05)
+    return rows
+
+
+async def ended(peer: Peer, hands: Hands, store: Store) -> str:
+    """A task that has completed and whose result nobody has read."""
+    task_id = str((await peer.call("report", {"ledger": "x", "month": "May"}, tasks=True)).result["taskId"])
+    claim = await store.attempts.claim_next(QUEUES, WORKER)
+    assert claim is not None
+    await store.attempts.complete(claim, '{"content":[]}', is_error=False, status_message="Completed")
+    return task_id
+
+
+async def test_reading_a_result_is_recorded_and_asking_for_a_status_is_not(
+    peer: Peer, hands: Hands, store: Store
+) -> None:
+    task_id = str((await peer.call("report", {"ledger": "x", "month": "May"}, tasks=True)).result["taskId"])
+    for _ in range(3):
+        await peer.get(task_id)
+    claim = await store.attempts.claim_next(QUEUES, WORKER)
+    assert claim is not None
+    await store.attempts.complete(claim, '{"content":[]}', is_error=False, status_message="Completed")
+    await peer.get(task_id)
+    read, made = await found(store, 2, task_id=task_id)
+    assert (made["action"], made["actor"]) == ("create", "anonymous")
+    assert (read["action"], read["actor"], read["tool"], read["times"]) == ("read", "anonymous", "report", 1)
+
+
+async def test_a_foreign_or_missing_task_is_a_refusal_with_the_id_that_was_asked_for(peer: Peer, store: Store) -> None:
+    for refused in (await peer.get("tsk_not_there"), await peer.cancel("tsk_not_there")):
+        assert refused.error["code"] == -32602
+    await found(store, 1, task_id="tsk_not_there", action="refuse")
+    async with asyncio.timeout(20):
+        while sum(row["times"] for row in await store.audit.find(task_id="tsk_not_there")) < 2:
+            await asyncio.sleep(0.05)
+
+
+async def test_listing_is_recorded(peer: Peer, store: Store) -> None:
+    await peer.call("task_list", {})
+    (row,) = await found(store, 1, action="list")
+    assert row["actor"] == "anonymous"
+
+
+async def test_a_front_end_that_stops_has_stored_what_it_noted(
+    processes: Processes, store: Store, settings: Settings
+) -> None:
+    front, url = processes.serve(APP)
+    async with Client(url) as client:
+        for number in range(20):
+            with pytest.raises(Exception, match="Unknown or expired"):
+                await client.get(f"tsk_{number}")
+    front.send(signal.SIGTERM)
+    await asyncio.to_thread(front.wait, 20)
+    assert len(await store.audit.find(action="refuse")) == 20
+
+
+async def test_what_could_not_be_stored_is_kept_and_stored_later(store: Store) -> None:
+    class Away:
+        def __init__(self) -> None:
+            self.audit = self
+
+        async def add(self, deeds: Sequence[Deed]) -> None:
+            raise StoreUnavailable("away")
+
+    where: list[Any] = [Away()]
+    trail = Trail(lambda: where[0], on=True)
+    trail.note("ann", "read", "t1", "count")
+    trail.note("ann", "read", "t1", "count")
+    with pytest.raises(StoreUnavailable):
+        await trail._flush()
+    trail.note("ann", "read", "t1", "count")
+    where[0] = store
+    await trail.stop()
+    (row,) = await store.audit.find()
+    assert (row["actor"], row["action"], row["task_id"], row["times"]) == ("ann", "read", "t1", 3)
+
+
+async def test_a_flood_of_refusals_is_counted_in_bounded_memory(store: Store) -> None:
+    trail = Trail(lambda: store, on=True)
+    for number in range(MOST + 500):
+        trail.note("flood", "refuse", f"tsk_{number}")
+    for number in range(2 * MOST):
+        trail.note(f"caller-{number}", "refuse", "tsk")
+    assert len(trail._noted) <= 2 * MOST + len(("read", "list", "refuse"))
+    assert sum(times for times, _ in trail._noted.values()) == 3 * MOST + 500
+    crowded = trail._noted["flood", "refuse", None, None, TOO_MANY]
+    assert crowded[0] == 500
+    await trail.stop()
+    assert len(await store.audit.find(limit=100_000)) <= 2 * MOST + 3
+
+
+async def test_the_command_shows_the_log_and_filters_it(peer: Peer, store: Store, settings: Settings) -> None:
+    made = (await peer.call("report", {"ledger": "x", "month": "May"}, tasks=True)).result["taskId"]
+    await peer.cancel(made)
+    await store.audit.add([Deed("eve\x1b[2J", "refuse", "tsk_x", detail="no such task of this caller")])
+
+    async def command(*words: str) -> str:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "taskengine", "audit", *words],
+            env=environment(settings),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    rows = json.loads(await command("--task", made, "--json"))
+    assert [row["action"] for row in rows] == ["cancel", "create"]
+    assert [row["action"] for row in json.loads(await command("--owner", "anonymous", "--since", "1h", "--json"))] == [
+        "cancel",
+        "create",
+    ]
+    text = await command("--action", "refuse")
+    assert "no such task of this caller" in text
+
+
+async def test_what_cannot_be_stored_before_a_stop_is_said_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Away:
+        def __init__(self) -> None:
+            self.audit = self
+
+        async def add(self, deeds: Sequence[Deed]) -> None:
+            raise StoreUnavailable("away")
+
+    monkeypatch.setattr("taskengine.server.trail.LAST_TRIES_S", 0.05)
+    trail = Trail(lambda: cast("Any", Away()), on=True)
+    trail.note("ann", "read", "t1", "count")
+    await trail.stop()
+    assert "read by ann: task t1, tool count" in caplog.text

@@ -1,0 +1,95 @@
+"""The audit log: what is recorded with what is done, and that nobody changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from taskengine.records import Entry
+from taskengine.settings import Settings
+from taskengine.store import Store
+from taskengine.store.audit import Deed
+from tests.store.calls import OWNER, claimed, new_task, question
+from tests.store.sql import execute
+
+
+def said(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(row["actor"], row["action"], row["task_id"], row["owner"], row["tool"]) for row in rows]
+
+
+async def test_creating_a_task_is_recorded_once_however_often_it_is_written(store: Store) -> None:
+    made, _ = await store.tasks.create(new_task())
+    assert said(await store.audit.find()) == [(OWNER, "create", made.id, OWNER, "count")]
+
+
+async def test_a_call_that_makes_no_task_records_no_creation(store: Store) -> None:
+    await store.tasks.create(new_task(dedupe="same"))
+    await store.tasks.create(new_task(dedupe="same"))
+    assert len(await store.audit.find(action="create")) == 1
+
+
+async def test_a_task_that_a_tool_calls_is_recorded_as_its_owners(store: Store) -> None:
+    claim = await claimed(store)
+    child = new_task(parent=claim.task_id)
+    await store.journal.record(claim, [Entry("1", "call", "count", done=False, child_id=child.id)], [child])
+    (made,) = await store.audit.find(task_id=child.id)
+    assert (made["actor"], made["action"], made["tool"]) == (OWNER, "create", "count")
+
+
+async def test_who_cancelled_and_who_answered_is_recorded_with_it(store: Store) -> None:
+    claim = await claimed(store)
+    await store.attempts.suspend(claim, [question("a"), question("b")], "asks")
+    await store.inputs.answer(claim.task_id, OWNER, {"a": {"action": "decline"}}, actor="operator")
+    await store.inputs.answer(claim.task_id, OWNER, {"a": {"action": "accept"}})  # too late: the first counts
+    await store.tasks.cancel(claim.task_id, OWNER)
+    await store.tasks.cancel(claim.task_id, OWNER, actor="operator")  # it had ended
+    rows = await store.audit.find(task_id=claim.task_id)
+    assert [(row["actor"], row["action"], row["owner"]) for row in rows] == [
+        (OWNER, "cancel", OWNER),
+        ("operator", "answer", OWNER),
+        (OWNER, "create", OWNER),
+    ]
+
+
+async def test_entries_are_found_by_who_what_and_when(store: Store) -> None:
+    await store.audit.add(
+        [
+            Deed("ann", "read", "t1", "count", times=3, age_s=7200),
+            Deed("bob", "refuse", "t1", detail="no such task of this caller"),
+        ]
+    )
+    assert [row["times"] for row in await store.audit.find(actor="ann")] == [3]
+    assert {row["actor"] for row in await store.audit.find(task_id="t1")} == {"ann", "bob"}
+    assert [row["actor"] for row in await store.audit.find(since=timedelta(hours=1))] == ["bob"]
+    newest, oldest = await store.audit.find()
+    assert list(await store.audit.find(before=newest["id"])) == [oldest]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE audit SET actor = 'nobody'", "DELETE FROM audit", "TRUNCATE audit"])
+async def test_nobody_changes_or_deletes_an_entry(store: Store, database_url: str, statement: str) -> None:
+    await store.tasks.create(new_task())
+    with pytest.raises(asyncpg.RaiseError, match="the audit log only grows"):
+        await execute(database_url, statement)
+    assert len(await store.audit.find()) == 1
+
+
+async def test_the_sweep_takes_what_is_old_and_nothing_else(store: Store, database_url: str) -> None:
+    await store.audit.add([Deed("ann", "list", age_s=100.0), Deed("bob", "list", age_s=10.0)])
+    assert await store.audit.sweep(50.0) == 1
+    assert [row["actor"] for row in await store.audit.find()] == ["bob"]
+    with pytest.raises(asyncpg.RaiseError):  # what the sweep may do ends with its transaction
+        await execute(database_url, "DELETE FROM audit")
+
+
+async def test_without_the_setting_nothing_is_recorded(settings: Settings) -> None:
+    store = await Store.open(settings.model_copy(update={"audit": False}))
+    claim = await claimed(store)
+    await store.attempts.suspend(claim, [question("a")], "asks")
+    await store.inputs.answer(claim.task_id, OWNER, {"a": {"action": "decline"}})
+    await store.tasks.cancel(claim.task_id, OWNER)
+    assert await store.audit.find() == []
+    await store.close()
