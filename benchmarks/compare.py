@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import statistics
@@ -141,12 +142,15 @@ async def _connection(url: str) -> AsyncIterator[Connection]:
 
 
 async def polls(url: str, seconds: float) -> Taken:
-    """Polls of one completed task a second, 16 connections."""
+    """Polls of completed tasks a second, 16 connections in turn over as many tasks."""
+    messages = []
     async with _connection(url) as connection:
-        task_id = await _submit(url, connection)
-        await _until_done(url, connection, task_id)
-    message = request(url, "tasks/get", task_id, {"taskId": task_id})
-    load = await run(url, CONNECTIONS, seconds, lambda each: each.send(message))
+        for _ in range(CONNECTIONS):
+            task_id = await _submit(url, connection)
+            await _until_done(url, connection, task_id)
+            messages.append(request(url, "tasks/get", task_id, {"taskId": task_id}))
+    turn = itertools.cycle(messages)
+    load = await run(url, CONNECTIONS, seconds, lambda each: each.send(next(turn)))
     return Taken(load.rate, load.requests)
 
 

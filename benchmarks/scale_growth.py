@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.load import Connection, request
 from benchmarks.load import run as drive
@@ -18,8 +21,8 @@ COUNTS = (1, 2, 4)
 POLLED_S = 5.0
 CONNECTIONS = 16
 BACKLOG = 1500
+WARM_S = 2.0
 SLOTS, SLEEP_S, SLEEPS_PER_WORKER = 20, 0.5, 200
-CORES = 2
 
 
 @dataclass
@@ -30,6 +33,10 @@ class _Cost:
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {cost:.2f}" for name, cost in self.share.items())
+
+    def on_paper(self) -> str:
+        """Each part grows by processes or cores of its own, so what it spends is its limit."""
+        return ", ".join(f"{name} {1000 / cost:,.0f}" for name, cost in self.share.items() if cost > 0)
 
 
 def front_ends(site: Site) -> list[Figure]:
@@ -48,7 +55,7 @@ def front_ends(site: Site) -> list[Figure]:
                 message = request(front.url, "tasks/get", task_id, {"taskId": task_id})
                 return (await drive(front.url, CONNECTIONS, seconds, lambda each: each.send(message))).rate
 
-            async def polls(fronts: list[Program] = fronts, poll=poll) -> float:  # type: ignore[no-untyped-def]
+            async def polls(fronts: list[Program] = fronts, poll: Any = poll) -> Any:
                 return sum(await asyncio.gather(*(poll(front) for front in fronts)))
 
             with _metered(site, {"front ends": list(fronts)}) as cost:
@@ -62,7 +69,8 @@ def front_ends(site: Site) -> list[Figure]:
             "in step until the cores are used up",
             f"{_steps(rates)}; CPU ms a poll: {costs[1]}",
             None,
-        )
+        ),
+        Figure("on paper: polls a second that a core carries", "", costs[1].on_paper(), None),
     ]
 
 
@@ -71,22 +79,9 @@ def workers(site: Site) -> list[Figure]:
     waiting, empty = {}, {}
     costs: dict[int, _Cost] = {}
     for count in COUNTS:
-        url = site.database()
-        with ExitStack() as stack:
-            front = stack.enter_context(site.front_end(url))
-            tasks = site.scaled(SLEEPS_PER_WORKER) * count
-            run(_backlog(front.url, "sleep", {"seconds": SLEEP_S}, tasks))
-            waiting[count] = _drained(site, url, count, tasks, {}, ASYNC_SLOTS=str(SLOTS))
-        site.drop(url)
-        url = site.database()
-        with ExitStack() as stack:
-            front = stack.enter_context(site.front_end(url))
-            tasks = site.scaled(BACKLOG)
-            run(_backlog(front.url, "nothing", {}, tasks))
-            spent: dict[str, float] = {}
-            empty[count] = _drained(site, url, count, tasks, spent)
-            costs[count] = _per(spent, tasks)
-        site.drop(url)
+        sleeps = site.scaled(SLEEPS_PER_WORKER) * count
+        waiting[count], _ = _drained(site, count, "sleep", {"seconds": SLEEP_S}, sleeps, ASYNC_SLOTS=str(SLOTS))
+        empty[count], costs[count] = _drained(site, count, "nothing", {}, site.scaled(BACKLOG))
         print(
             f"  {count} workers: {waiting[count]:,.0f} waiting tasks/s, {empty[count]:,.0f} empty tasks/s;"
             f" CPU ms a task: {costs[count]}",
@@ -101,35 +96,39 @@ def workers(site: Site) -> list[Figure]:
             f"{_steps(empty)}; CPU ms a task: {costs[1]}",
             None,
         ),
+        Figure("on paper: tasks a second that a core carries", "", costs[1].on_paper(), None),
     ]
 
 
-def _drained(site: Site, url: str, count: int, tasks: int, spent: dict[str, float], **settings: str) -> float:
-    """Tasks a second between the first claim and the last end; the workers find the backlog there."""
+def _drained(
+    site: Site, count: int, tool: str, arguments: dict[str, object], tasks: int, **settings: str
+) -> tuple[float, _Cost]:
+    """Tasks a second between the first claim and the last end, and what each cost.
+
+    The workers are there before their backlog, and are frozen while it is made: neither their start nor the calls are
+    measured.
+    """
+    url = site.database()
     with ExitStack() as stack:
-        begun = site.postgres.cpu_s()
-        programs = [stack.enter_context(site.starting_worker(url, **settings)) for _ in range(count)]
-        before = [Machine(program.pid).cpu_s() for program in programs]
-        first = 0
-        while not first:
-            time.sleep(0.01)
-            ((first,),) = site.sql("SELECT count(*) FROM tasks WHERE phase = 'done'", url=url)
-            before = [Machine(program.pid).cpu_s() for program in programs]
-            begun = site.postgres.cpu_s()
-        left = 1
-        while left:
-            time.sleep(0.1)
-            ((left,),) = site.sql("SELECT count(*) FROM tasks WHERE phase <> 'done'", url=url)
-        spent["workers"] = sum(
-            Machine(program.pid).cpu_s() - cpu for program, cpu in zip(programs, before, strict=True)
-        )
-        spent["PostgreSQL"] = site.postgres.cpu_s() - begun
-        scale = tasks / max(1, tasks - first)
-        for name in spent:
-            spent[name] *= scale
+        front = stack.enter_context(site.front_end(url))
+        settings |= {"LEASE": "120s"}  # or a frozen worker would take itself for dead
+        programs = [stack.enter_context(site.worker(url, **settings)) for _ in range(count)]
+        time.sleep(WARM_S)
+        for program in programs:
+            os.kill(program.pid, signal.SIGSTOP)
+        run(_backlog(front.url, tool, arguments, tasks))
+        with _metered(site, {"workers": list(programs)}) as spent:
+            for program in programs:
+                os.kill(program.pid, signal.SIGCONT)
+            left = 1
+            while left:
+                time.sleep(0.2)
+                ((left,),) = site.sql("SELECT count(*) FROM tasks WHERE phase <> 'done'", url=url)
     query = "SELECT extract(epoch FROM max(ended_at) - min(claimed_at)) FROM tasks"
     ((seconds,),) = site.sql(query, url=url)
-    return tasks / float(seconds)
+    site.drop(url)
+    del spent["load generator"]
+    return tasks / float(seconds), _per(spent, tasks)
 
 
 @contextmanager
@@ -159,8 +158,10 @@ async def _done(endpoint: str, url: str) -> str:
     connection = await Connection.open(endpoint)
     message = request(endpoint, "tools/call", "nothing", {"name": "nothing", "arguments": {}})
     task_id = str((await connection.send(message))["taskId"])
-    while not (await execute(url, "SELECT 1 FROM tasks WHERE id = $1 AND phase = 'done'", task_id)):
+    done: list[object] = []
+    while not done:
         await asyncio.sleep(0.05)
+        done = await execute(url, "SELECT 1 FROM tasks WHERE id = $1 AND phase = 'done'", task_id)
     await connection.close()
     return task_id
 

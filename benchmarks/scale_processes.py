@@ -42,7 +42,7 @@ def idle(site: Site) -> list[Figure]:
         Figure(
             "idle, no task: CPU of front end and worker",
             "under 1 % of a core",
-            f"{sum(shares):.2f} % (front end {shares[0]:.2f}, worker {shares[1]:.2f}; PostgreSQL {database:.2f} beside)",
+            f"{sum(shares):.2f} % (front {shares[0]:.2f}, worker {shares[1]:.2f}; PostgreSQL beside: {database:.2f})",
             sum(shares) < 1,
         ),
         Figure("idle, no task: statements a second", "under 5", f"{queries:.1f}", queries < 5),

@@ -8,7 +8,7 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from benchmarks.load import Connection, request
 from benchmarks.load import run as drive
@@ -98,7 +98,7 @@ def polls(site: Site) -> list[Figure]:
     return [Figure(what, "at most 1.2 times the time", figure, large / small <= 1.2)]
 
 
-def _polling(url: str, count: int) -> Callable[[Connection], object]:
+def _polling(url: str, count: int) -> Callable[[Connection], Awaitable[object]]:
     chosen = [_task_id(random.randint(1, count)) for _ in range(min(count, 50_000))]
     messages = itertools.cycle([request(url, "tasks/get", each, {"taskId": each}) for each in chosen])
     return lambda connection: connection.send(next(messages))
@@ -162,8 +162,10 @@ def hot(site: Site) -> list[Figure]:
     """How many updates of a task's row touch no index: of calls that say how far they are, and of calls that do not."""
     url = site.database()
     with site.front_end(url) as front, site.worker(url):
-        plain = _updates(site, url, front.url, "nothing", {}, site.scaled(200))
-        telling = _updates(site, url, front.url, "steps", {"seconds": PROGRESS_S * site.size}, PROGRESS_TASKS)
+        empty = request(front.url, "tools/call", "nothing", {"name": "nothing", "arguments": {}})
+        plain = _updates(site, url, empty, front.url, site.scaled(200))
+        slow = {"name": "steps", "arguments": {"seconds": PROGRESS_S * site.size}}
+        telling = _updates(site, url, request(front.url, "tools/call", "steps", slow), front.url, PROGRESS_TASKS)
     site.drop(url)
     return [
         Figure("updates of a task's row, no progress: all, and those in place (HOT)", "", plain, None),
@@ -171,7 +173,7 @@ def hot(site: Site) -> list[Figure]:
     ]
 
 
-def _updates(site: Site, url: str, endpoint: str, tool: str, arguments: dict[str, object], count: int) -> str:
+def _updates(site: Site, url: str, message: bytes, endpoint: str, count: int) -> str:
     def counted() -> tuple[int, int]:
         time.sleep(1.5)  # sessions report what they did a second later
         query = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'tasks'"
@@ -180,7 +182,6 @@ def _updates(site: Site, url: str, endpoint: str, tool: str, arguments: dict[str
 
     async def call() -> None:
         connection = await Connection.open(endpoint)
-        message = request(endpoint, "tools/call", tool, {"name": tool, "arguments": arguments})
         for _ in range(count):
             await connection.send(message)
         alive = 1

@@ -216,7 +216,7 @@ class Site:
         while not ready():
             if process.poll() is not None or time.monotonic() > until:
                 said = "\n".join(log.read_text()[-2000:] for log in self.folder.glob("*.log"))
-                raise SystemExit(f"{process.args} did not start:\n{said}")
+                raise SystemExit(f"{process.args!r} did not start:\n{said}")
             time.sleep(LOOK_S)
 
 

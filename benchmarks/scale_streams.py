@@ -102,8 +102,8 @@ async def _drive(front: Program, url: str, count: int, opening: Any) -> tuple[in
             parts = urlsplit(front.url)
             _, stream = await asyncio.get_running_loop().create_connection(
                 lambda message=message, opened=opened, wanted=wanted: _Stream(message, opened, wanted),
-                parts.hostname,
-                parts.port,
+                parts.hostname or "",
+                parts.port or 0,
             )
             streams.append(stream)
             await stream.opened

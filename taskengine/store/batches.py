@@ -17,6 +17,11 @@ from taskengine.store.statements import Prepared
 
 __all__ = ["Batches"]
 
+OVERTAKEN_S = 0.1
+"""After this time a batch is no longer waited for by those that come."""
+SPLIT_S = 5.0
+"""After this time a batch is given up, and what is in it done one by one."""
+
 _Waiter = tuple[Mapping[str, Any], list["asyncio.Future[Row | None]"]]
 
 
@@ -69,18 +74,31 @@ class Batches:
             self._later.append((values, answer))
 
     async def _run(self) -> None:
+        me = self._runner
         try:
-            while self._waiting:
-                batch = self._next()
-                try:
-                    await self._serve(batch)
-                except BaseException as error:
-                    for _, answers in batch.values():
-                        _tell(answers, error=error)
-                    if not isinstance(error, Exception):
-                        raise
+            while self._waiting and self._runner is me:
+                await self._serve_or_tell(self._next())
         finally:
-            self._runner = None
+            if self._runner is me:
+                self._runner = None
+
+    async def _serve_or_tell(self, batch: dict[tuple[Any, ...], _Waiter]) -> None:
+        overtaking = asyncio.get_running_loop().call_later(OVERTAKEN_S, self._overtake)
+        try:
+            await self._serve(batch)
+        except BaseException as error:
+            for _, answers in batch.values():
+                _tell(answers, error=error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            overtaking.cancel()
+
+    def _overtake(self) -> None:
+        """A batch takes long, as one that meets a locked row: those that come now do not wait for it."""
+        self._runner = None
+        if self._waiting:
+            self._runner = asyncio.get_running_loop().create_task(self._run())
 
     def _next(self) -> dict[tuple[Any, ...], _Waiter]:
         if len(self._waiting) <= self._most:
@@ -100,24 +118,23 @@ class Batches:
             else:
                 # In one order, as everybody who locks several rows.
                 ordered = [values for _, (values, _) in sorted(batch.items(), key=lambda item: item[0])]
-                rows = await self._database.run_many(self._statement, ordered)
-        except StoreUnavailable:
-            raise
-        except Exception:
-            if len(batch) == 1:
+                rows = await self._database.run_many(self._statement, ordered, SPLIT_S)
+        except Exception as error:
+            late = isinstance(error.__cause__, TimeoutError)
+            if len(batch) == 1 or (isinstance(error, StoreUnavailable) and not late):
                 raise
-            # One of them is refused, and with it all were: each for itself, then.
-            for key, waiter in batch.items():
-                try:
-                    await self._serve({key: waiter})
-                except StoreUnavailable:
-                    raise
-                except Exception as error:
-                    _tell(waiter[1], error=error)
+            # One of them is refused or waits for a lock, and with it all were or did: each for itself, then.
+            await asyncio.gather(*(self._serve_alone(key, waiter) for key, waiter in batch.items()))
             return
         found = {tuple(row[name] for name in self._columns): row for row in rows}
         for key, (_, answers) in batch.items():
             _tell(answers, found.get(key))
+
+    async def _serve_alone(self, key: tuple[Any, ...], waiter: _Waiter) -> None:
+        try:
+            await self._serve({key: waiter})
+        except Exception as error:
+            _tell(waiter[1], error=error)
 
 
 def _tell(

@@ -165,13 +165,15 @@ class Database:
         sql, arguments = _text(statement, values or {})
         return Rows(await self._on_one(lambda connection: connection.fetch(sql, *arguments)))
 
-    async def run_many(self, statement: Prepared, values: Iterable[Mapping[str, Any]]) -> Rows:
+    async def run_many(self, statement: Prepared, values: Iterable[Mapping[str, Any]], timeout_s: float) -> Rows:
         """Execute it once for each of `values`, in one round trip and one commit; the rows of all, in their order.
 
         When one is refused, none is done. Raises StoreUnavailable.
         """
         arguments = [statement.arguments(each) for each in values]
-        return Rows(await self._on_one(lambda connection: connection.fetchmany(statement.sql, arguments)))
+        return Rows(
+            await self._on_one(lambda connection: connection.fetchmany(statement.sql, arguments, timeout=timeout_s))
+        )
 
     async def _on_one(self, work: Callable[[Any], Awaitable[_T]]) -> _T:
         """A connection that Postgres closed while it was idle (a restart) is replaced and the work tried again once:

@@ -14,6 +14,8 @@ from typing import Any
 
 __all__ = ["Pool"]
 
+CLOSE_S = 2.0
+
 
 class Pool:
     def __init__(self, connect: Callable[[], Awaitable[Any]], size: int, timeout_s: float) -> None:
@@ -25,6 +27,7 @@ class Pool:
         self._closed = False
         self._idle: list[Any] = []
         """The one used last is lent next, so that no more are kept busy than are needed."""
+        self._closing: set[asyncio.Task[None]] = set()
         self._waiting: deque[asyncio.Future[Any]] = deque()
 
     async def take(self) -> Any:
@@ -59,16 +62,24 @@ class Pool:
         self._idle.append(connection)
 
     def drop(self, connection: Any) -> None:
-        """Close a connection of which it is not known in what state it is."""
-        connection.terminate()
-        self._leave()
+        """Close a connection of which it is not known in what state it is; what it was doing is cancelled."""
+        if connection.is_closed():
+            self._leave()
+            return
+        closing = asyncio.get_running_loop().create_task(_close(connection))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closed_one)
 
     async def close(self) -> None:
         """Idle connections are closed properly, those that are lent when they come back."""
         self._closed = True
         idle, self._idle = self._idle, []
         self._open -= len(idle)
-        await asyncio.gather(*(_close(connection) for connection in idle))
+        await asyncio.gather(*(_close(connection) for connection in idle), *self._closing)
+
+    def _closed_one(self, closing: asyncio.Task[None]) -> None:
+        self._closing.discard(closing)
+        self._leave()
 
     async def _wait(self) -> Any:
         """A connection that was given back, or None: room for a new one, which is counted already."""
@@ -97,6 +108,8 @@ class Pool:
 
 async def _close(connection: Any) -> None:
     try:
-        await connection.close(timeout=2)
-    except Exception:  # it is gone all the same
+        await connection.close(timeout=CLOSE_S)
+    except BaseException as error:  # it is gone all the same
         connection.terminate()
+        if not isinstance(error, Exception):
+            raise

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import Integer, bindparam, cast, literal, select
 
@@ -13,6 +14,7 @@ from taskengine.errors import StoreUnavailable
 from taskengine.lifecycle import Status
 from taskengine.settings import Settings
 from taskengine.store import Store
+from taskengine.store import batches as batches_module
 from taskengine.store.batches import Batches
 from taskengine.store.database import Database, Rows
 from taskengine.store.statements import Prepared, prepared
@@ -36,10 +38,10 @@ class Counting(Database):
         self.trips.append(1)
         return await super().run(statement, values)
 
-    async def run_many(self, statement: Prepared, values: Iterable[Mapping[str, Any]]) -> Rows:
+    async def run_many(self, statement: Prepared, values: Iterable[Mapping[str, Any]], timeout_s: float) -> Rows:
         several = list(values)
         self.trips.append(len(several))
-        return await super().run_many(statement, several)
+        return await super().run_many(statement, several, timeout_s)
 
 
 @pytest.fixture
@@ -114,6 +116,30 @@ async def test_each_write_of_a_batch_has_its_own_fence(store: Store) -> None:
     assert [type(outcome).__name__ for outcome in outcomes] == ["ClaimLost", "NoneType"]
     assert (await store.tasks.get(late.task_id, OWNER)).status is Status.WORKING
     assert (await store.tasks.get(current.task_id, OWNER)).status is Status.COMPLETED
+
+
+async def test_a_row_that_somebody_has_locked_holds_up_only_its_own_write(
+    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_module, "SPLIT_S", 0.3)
+    locked, beside, later = [await claimed(store, worker_id=f"w{n}") for n in range(3)]
+    holder = await asyncpg.connect(database_url)
+    async with holder.transaction():
+        await holder.execute("SELECT 1 FROM tasks WHERE id = $1 FOR UPDATE", locked.task_id)
+        writes = [
+            asyncio.ensure_future(store.attempts.complete(claim, RESULT, is_error=False, status_message="Completed"))
+            for claim in (locked, beside)
+        ]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(
+            store.attempts.complete(later, RESULT, is_error=False, status_message="Completed"), timeout=20
+        )
+        await asyncio.wait_for(writes[1], timeout=20)
+        assert not writes[0].done()
+    await writes[0]
+    await holder.close()
+    statuses = [(await store.tasks.get(claim.task_id, OWNER)).status for claim in (locked, beside, later)]
+    assert statuses == [Status.COMPLETED] * 3
 
 
 async def test_of_two_claims_of_one_attempt_at_the_same_time_one_is_granted(store: Store) -> None:

@@ -123,7 +123,8 @@ async def test_a_look_finds_what_has_expired_or_soon_will(store: Store, database
     await store.tasks.cancel((await stored(store)).task_id, OWNER)
     await stored(store)
     due = await store.upkeep.look(LEASE_S, 2.0)
-    assert not (due.ending or due.expired)
+    assert not due.ending
+    assert not due.expired
     await execute(database_url, "UPDATE tasks SET expires_at = now() - interval '1 s'")
     due = await store.upkeep.look(LEASE_S, 2.0)
     assert due.ending
