@@ -170,7 +170,7 @@ async def test_what_cannot_be_stored_before_a_stop_is_said_in_the_log(
             raise StoreUnavailable("away")
 
     monkeypatch.setattr("taskengine.server.trail.LAST_TRIES_S", 0.05)
-    trail = Trail(lambda: cast(Any, Away()), on=True)
+    trail = Trail(lambda: cast("Any", Away()), on=True)
     trail.note("ann", "read", "t1", "count")
     await trail.stop()
     assert "read by ann: task t1, tool count" in caplog.text
