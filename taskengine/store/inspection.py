@@ -166,7 +166,7 @@ class Inspection:
     def _listed(self, row: Mapping[str, Any]) -> dict[str, Any]:
         opened = partial(self._database.sealing.open, row["id"])
         try:
-            texts = {"status_message": opened("status_message", row["status_message"])}
+            texts: dict[str, Any] = {"status_message": opened("status_message", row["status_message"])}
             texts["arguments"] = row["arguments"] and load(opened("arguments", row["arguments"]))
         except Unreadable as error:  # one such task must not hide all the others
             texts = {"status_message": f"({error.why})", "arguments": None}

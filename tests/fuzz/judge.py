@@ -120,6 +120,6 @@ def created(answers: Iterable[Answer]) -> tuple[set[str], int]:
                 named.add(task["taskId"])
             elif "content" in result:  # perhaps of a call that ended before its task, which it names in words
                 unnamed += 1
-        if answer.left and not said:
-            unnamed += 5  # a batch has so many
+        if answer.left:
+            unnamed += 5  # what of a batch was not answered yet
     return named, unnamed

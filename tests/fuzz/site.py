@@ -141,6 +141,12 @@ class Site:
             wrong.append(f"tasks were promised and are not there: {sorted(lost)}")
         if len(made - named) > unnamed:
             wrong.append(f"{len(made)} tasks were made, and {len(named)} named: a refused request made one")
+            wrong += (await self._rows(made - named)).values()
+            wrong += [
+                f"{each.kind} {each.body[:600]!r} -> {answer.status} {answer.body[:300]!r}"
+                for each, answer in zip(inputs, answers, strict=True)
+                if b"tools/call" in each.body
+            ]
         if gone := before - made - await self._ids():
             wrong.append(f"tasks are gone: {sorted(gone)}")
         return wrong + self.told()

@@ -38,7 +38,7 @@ NOUNS = (
 
 REPEATED = {
     "tasks": {"create", "cancel"},
-    "attempts": {"claim", "suspend", "complete", "fail", "release", "lose", "hand_back", "progress"},
+    "attempts": {"claim", "suspend", "complete", "fail", "release", "lose", "hand_back", "progress", "keep_token"},
     "journal": {"record"},
     "waits": {"park", "give_up", "withdraw", "forget_questions"},
     "children": {"cancel_orphans"},

@@ -8,6 +8,7 @@ from types import MappingProxyType
 import pytest
 
 from taskengine.wire.jsonrpc import (
+    MAX_CONTAINERS,
     MAX_DEPTH,
     Notification,
     Request,
@@ -116,3 +117,26 @@ def test_stored_json_text_is_embedded_as_it_is() -> None:
 
 def test_a_body_stands_on_one_line() -> None:
     assert b"\n" not in dumps({"text": "two\nlines"})
+
+
+def message_with(values: str) -> bytes:
+    return f'{{"jsonrpc": "2.0", "id": 1, "method": "m", "params": {{"values": {values}}}}}'.encode()
+
+
+def test_objects_and_arrays_are_counted_before_they_are_read_and_those_in_strings_do_not_count() -> None:
+    most = MAX_CONTAINERS - 3
+    message = parse(message_with(f"[{','.join(['[]'] * most)}]"))
+    assert isinstance(message, Request)
+    assert str(MAX_CONTAINERS) in refused(message_with(f"[{','.join(['[]'] * (most + 1))}]")).message
+    text = '{["' * MAX_CONTAINERS + "\\"
+    assert parse(message_with(json.dumps(text))).params == {"values": text}
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b'\\"' * 1_000_000, b'\\"' * 1_000_000 + b"\\", b'"a' * 1_000_001],
+    ids=["escaped quotes", "a last backslash", "quotes"],
+)
+def test_strings_without_an_end_take_no_longer(tail: bytes) -> None:
+    """Nobody would wait for the end of this where the way through the body begins anew at every quote."""
+    assert "JSON" in refused(b'"' + b"[" * (MAX_CONTAINERS + 1) + tail).message
