@@ -81,9 +81,9 @@ async def call_async(
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        return _failure(tool, arguments, error, context, show_exceptions, max_result_bytes)
+        return _failure(tool, arguments, error, context, show=show_exceptions, limit=max_result_bytes)
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a tool are its own
-        return _failure(tool, arguments, error, context, show_exceptions, max_result_bytes)
+        return _failure(tool, arguments, error, context, show=show_exceptions, limit=max_result_bytes)
 
 
 def call_sync(
@@ -98,7 +98,7 @@ def call_sync(
         _check_end(context)
         return _success(tool, value, max_result_bytes)
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a tool are its own
-        return _failure(tool, arguments, error, context, show_exceptions, max_result_bytes)
+        return _failure(tool, arguments, error, context, show=show_exceptions, limit=max_result_bytes)
 
 
 def _options(tool: Tool, max_bytes: int) -> dict[str, Any]:
@@ -142,6 +142,7 @@ def _failure(
     arguments: Mapping[str, Any],
     error: BaseException,
     context: Context | SyncContext | None,
+    *,
     show: bool,
     limit: int,
 ) -> Outcome:

@@ -86,7 +86,7 @@ def _failed(cancelled: Cancelled, error: BaseException) -> str:
     said = "the on_cancel of tool %s failed for task %s"
     if cancelled.sensitive:
         trace = shown_traceback(error, cancelled.arguments, cancelled.sensitive)
-        logger.error(f"{said}\n%s", cancelled.tool, cancelled.task_id, trace)
+        logger.error("%s\n%s", said % (cancelled.tool, cancelled.task_id), trace)
     else:
         logger.error(said, cancelled.tool, cancelled.task_id, exc_info=error)
     return "its cleanup failed"

@@ -103,8 +103,9 @@ class TaskEngine:
         `ttl`, `poll_interval`, `timeout`, `quick_wait`, `inline_wait`: "90s", "6h", "7d" or a timedelta. For clients
         without tasks: `bridge` gives them the task by tools of the engine, and with `dedupe=True` the same call again
         joins the task that runs for it; `dedupe="10m"` gives every client the task of the same call that lives, or has
-        succeeded and began within that time. `sensitive` hides what its calls have to do with from operators. `retries` and `backoff` are for a function that raised, `answer_by` limits how long
-        its questions wait, and `version` names its code (docs/durability.md). `input_schema` and `output_schema` are
+        succeeded and began within that time. `sensitive` hides what its calls have to do with from operators.
+        `retries` and `backoff` are for a function that raised, `answer_by` limits how long its questions wait, and
+        `version` names its code (docs/durability.md). `input_schema` and `output_schema` are
         listed as given. `ask_first` is asked before the task is made. `structured` forces
         (True) or forbids (False) structured content. `on_cancel` is called with a `Cancelled` after the cancel of a
         task whose function had begun. `scopes` are what a caller's token must have, and with `token` its tasks may use

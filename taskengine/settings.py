@@ -86,8 +86,8 @@ class Settings(BaseSettings):
     )
     call_rate: str | None = Field(
         None,
-        description="Calls of tools per owner, such as `600/minute` or `10/second`; 0 for no limit. Without it 600/minute "
-        "where callers are authorized, else no limit.",
+        description="Calls of tools per owner, such as `600/minute` or `10/second`; 0 for no limit. Without it "
+        "600/minute where callers are authorized, else no limit.",
     )
     poll_rate: str | None = Field(
         None,

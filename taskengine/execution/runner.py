@@ -147,7 +147,7 @@ class Runner:
             logger.warning("task %s was not claimed: %s", doorbell.task_id, error)
             return None
         except Unreadable as error:  # held, and run by nobody: the heartbeat hands it back, for a worker with the key
-            logger.error("task %s cannot be run here: %s", doorbell.task_id, error)
+            logger.warning("task %s cannot be run here: %s", doorbell.task_id, error)
             return None
         return claim
 
@@ -162,7 +162,7 @@ class Runner:
             logger.warning("nothing was claimed: %s", error)
             return None
         except Unreadable as error:
-            logger.error("what was claimed cannot be run here: %s", error)
+            logger.warning("what was claimed cannot be run here: %s", error)
             return None
 
     async def _run(self, claim: Claim) -> None:

@@ -88,7 +88,7 @@ async def serve_modern(
         tool=tool[:128] if isinstance(tool, str) else None,
         traceparent=traceparent(message.params, raw_headers),
     ):
-        await _serve(service, caller, message, raw_headers, accepts, receive, send)
+        await _serve(service, caller, message, raw_headers, accepts=accepts, receive=receive, send=send)
 
 
 async def _serve(
@@ -96,6 +96,7 @@ async def _serve(
     caller: Caller,
     message: Request,
     raw_headers: RawHeaders | None,
+    *,
     accepts: Accepts,
     receive: Receive,
     send: Send,

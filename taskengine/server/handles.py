@@ -37,7 +37,7 @@ async def call_handle(
     try:
         match bridge.read_action(tool, arguments):
             case Wait(task_id) | Answer(task_id, _) | Cancel(task_id) if not is_task_id(task_id):
-                raise TaskNotFound(task_id)
+                return _refused(service, caller, TaskNotFound(task_id))
             case Wait(task_id):
                 record = await _wait(service, caller, tool, task_id, report)
                 service.trail.read(caller.owner, record)
@@ -57,12 +57,12 @@ async def call_handle(
     except InvalidArguments as error:
         return bridge.refusal(str(error))
     except TaskNotFound as error:
-        service.trail.refused(caller.owner, error, error.task_id)
-        return _unknown(error)
+        return _refused(service, caller, error)
 
 
-def _unknown(error: TaskNotFound) -> str:
+def _refused(service: Service, caller: Caller, error: TaskNotFound) -> str:
     """The same for a task that is another owner's, is gone or never was (X-SEC-03)."""
+    service.trail.refused(caller.owner, error, error.task_id)
     return bridge.refusal(f"{error}: it was never made here, or its time is over. Check the task_id.")
 
 

@@ -6,27 +6,19 @@ off or cancelled in the middle can do no harm, whatever it tries later.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     Executable,
-    Select,
-    Text,
     Update,
-    and_,
-    any_,
     bindparam,
-    exists,
     func,
     insert,
-    or_,
     select,
-    true,
     update,
 )
 
@@ -38,71 +30,23 @@ from taskengine.records import Claim, Doorbell, Question
 from taskengine.store import callers, channels, turns
 from taskengine.store import losses as lost
 from taskengine.store.batches import Batches
+from taskengine.store.claims import Claims
 from taskengine.store.database import Database, Row
 from taskengine.store.endings import ending, touched
 from taskengine.store.fence import fence, holding, ran_ms
 from taskengine.store.journal import Journal
-from taskengine.store.limits import Limits, room
+from taskengine.store.limits import Limits
 from taskengine.store.payload import load
-from taskengine.store.queues import paused
-from taskengine.store.statements import Prepared, prepared
-from taskengine.store.tables import journal, logs, tasks, workers
-from taskengine.store.turns import QUEUED, in_order
+from taskengine.store.statements import prepared
+from taskengine.store.tables import logs, tasks
 from taskengine.store.waits import Waits
 
 __all__ = ["Attempts"]
-
-BLOCKED_HEADS = 50
-"""Looks of one claim: each that finds its task held back by a limit takes all behind it out of the way."""
 
 
 def _state(event: Event) -> dict[str, Any]:
     status, phase = target(event)
     return {"status": status, "phase": phase}
-
-
-def _free() -> ColumnElement[bool]:
-    """The attempt that has just asked is not there any more: otherwise it may go on by itself."""
-    return or_(tasks.c.kept_until.is_(None), tasks.c.kept_until < func.clock_timestamp())
-
-
-def _claiming(which: ColumnElement[bool]) -> Executable:
-    return (
-        update(tasks)
-        .where(which, tasks.c.phase.in_(sources(Event.CLAIM)), _free())
-        # A worker that was declared dead and has not heard of it yet must take nothing new.
-        .where(exists().where(workers.c.id == bindparam("holder")))
-        .values(
-            **_state(Event.CLAIM),
-            wake_at=None,
-            wake_open=None,
-            kept_until=None,
-            attempt=tasks.c.attempt + 1,
-            worker_id=bindparam("holder"),
-            claimed_at=func.clock_timestamp(),
-            status_message="Running",
-            **touched(),
-        )
-        .returning(
-            tasks.c.id,
-            tasks.c.attempt,
-            tasks.c.tool,
-            tasks.c.owner,
-            tasks.c.queue,
-            tasks.c.arguments,
-            tasks.c.capabilities,
-            tasks.c.first,
-            tasks.c.ran_ms,
-            tasks.c.parent,
-            tasks.c.failures,
-            tasks.c.limit_keys,
-            tasks.c.caller,
-            tasks.c.token,
-            tasks.c.traceparent,
-            tasks.c.claimed_at,
-            exists().where(journal.c.task_id == tasks.c.id).label("journaled"),
-        )
-    )
 
 
 def _current(statement: Update) -> Update:
@@ -117,55 +61,6 @@ def _told(statement: Update, loss: Loss | None = None) -> Executable:
     return told if loss is None else told.add_cte(lost.noting(changed, loss).cte("noted"))
 
 
-# What every task meets is built once; SQLAlchemy would otherwise build it at each call.
-_unlimited = tasks.c.limit_keys.is_(None)
-_named = and_(
-    tasks.c.id == bindparam("named"),
-    tasks.c.attempt == bindparam("before"),
-    tasks.c.blocked_by.is_(None),
-    ~paused(tasks.c.queue),
-)
-_CLAIM_NAMED = prepared(_claiming(and_(_named, _unlimited)))
-_CLAIM_LIMITED = prepared(_claiming(and_(tasks.c.id == bindparam("limited"), room())))
-_HEAD = (tasks.c.id, tasks.c.tool, tasks.c.queue, tasks.c.limit_keys)
-_NAMED_HEAD = select(*_HEAD).where(_named, tasks.c.phase == QUEUED, _free())
-# Each queue is asked for its first on its own: in one question for several, Postgres would sort the whole backlog.
-_QUEUES = func.unnest(bindparam("queues", type_=ARRAY(Text))).table_valued("route", name="queues").render_derived()
-_FIRST = (
-    select(tasks.c.id, tasks.c.priority)
-    .where(tasks.c.queue == _QUEUES.c.route, tasks.c.phase == QUEUED, tasks.c.blocked_by.is_(None), _free())
-    .where(or_(bindparam("tools", type_=ARRAY(Text)).is_(None), tasks.c.tool == any_(bindparam("tools"))))
-    .order_by(*in_order())
-    .limit(1)
-    .with_for_update(skip_locked=True)
-    .lateral("first")
-)
-_NEXT = (
-    select(_FIRST.c.id)
-    .select_from(_QUEUES.join(_FIRST, true()))
-    .where(~paused(_QUEUES.c.route))
-    # Turns of two queues say nothing about each other: an even chance lets no backlog in one starve the other.
-    .order_by(_FIRST.c.priority.desc(), func.random())
-    .limit(1)
-    .scalar_subquery()
-)
-_CLAIM_NEXT = prepared(_claiming(and_(tasks.c.id == _NEXT, _unlimited)))
-_NEXT_HEAD = select(*_HEAD).where(tasks.c.id == _NEXT)
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """What stands first: to look at, and to lock."""
-
-    look: Prepared
-    locked: Prepared
-
-
-def _head(statement: Select[Any]) -> _Head:
-    return _Head(prepared(statement), prepared(statement.with_for_update(skip_locked=True, of=tasks)))
-
-
-_BY_NAME, _BY_TURN = _head(_NAMED_HEAD), _head(_NEXT_HEAD)
 _HELD = select(tasks.c.id).where(holding()).with_for_update(read=True)
 _COMPLETE = prepared(
     _told(
@@ -199,11 +94,10 @@ _PROGRESS = prepared(
 class Attempts:
     def __init__(self, database: Database, journal: Journal, waits: Waits, limits: Limits) -> None:
         self._database = database
-        self._limits = limits
         self._sealing = database.sealing
         self._journal = journal
         self._waits = waits
-        self._claiming = Batches(database, _CLAIM_NAMED, {"named": "id"})
+        self._claims = Claims(database, limits)
         self._completing = Batches(database, _COMPLETE, {"task": "id"})
         self._reporting = Batches(database, _PROGRESS, {"task": "id"})
         self.loading: set[tuple[str, int]] = set()
@@ -215,8 +109,7 @@ class Attempts:
         None when the attempt is not due: claimed already, ended, waiting, or gone. That is the normal fate of a
         doorbell that was repeated or late. Nor is it due while its queue is paused or a limit holds it back.
         """
-        which = {"named": doorbell.task_id, "before": doorbell.attempt - 1, "holder": worker_id}
-        return await self._claim(lambda: self._claiming.run(which), _BY_NAME, which)
+        return await self._claim(await self._claims.named(doorbell, worker_id), worker_id)
 
     async def claim_next(
         self, queues: Sequence[str], worker_id: str, tools: Sequence[str] | None = None
@@ -225,29 +118,10 @@ class Attempts:
 
         With `tools`, only calls of those: a worker whose code lacks a tool must not take its calls again and again.
         """
-        which = {"queues": list(queues), "tools": None if tools is None else list(tools), "holder": worker_id}
+        return await self._claim(await self._claims.next(queues, worker_id, tools), worker_id)
 
-        async def claiming() -> Row | None:
-            row: Row | None = (await self._database.run(_CLAIM_NEXT, which)).one_or_none()
-            return row
-
-        return await self._claim(claiming, _BY_TURN, which)
-
-    async def _claim(
-        self, unlimited: Callable[[], Awaitable[Row | None]], head: _Head, which: dict[str, Any]
-    ) -> Claim | None:
-        """Most tasks have no limits, and `unlimited` is one statement; `head` is what it passes over."""
-        for _ in range(BLOCKED_HEADS):
-            row: Row | bool | None = await unlimited()
-            if row is None:
-                limited = (await self._database.run(head.look, which)).one_or_none()
-                if limited is not None and limited.limit_keys is not None:
-                    row = await self._limits.claim(head.locked, _CLAIM_LIMITED, which)
-            if row is None:
-                return None
-            if not isinstance(row, bool):
-                break
-        else:
+    async def _claim(self, row: Row | None, worker_id: str) -> Claim | None:
+        if row is None:
             return None
         # Read afterwards: an answer that is stored never changes.
         self.loading.add((row.id, row.attempt))
@@ -259,7 +133,7 @@ class Attempts:
         return Claim(
             task_id=row.id,
             attempt=row.attempt,
-            worker_id=which["holder"],
+            worker_id=worker_id,
             tool=row.tool,
             owner=row.owner,
             queue=row.queue,

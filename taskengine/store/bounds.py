@@ -49,7 +49,8 @@ from taskengine.store.turns import QUEUED
 __all__ = ["NO_BOUNDS", "Bounds", "Gate", "conditional"]
 
 FAR = 2_000
-"""So much room, by a count that is younger than `FRESH_S`, is not looked at again: nobody creates as fast as that."""
+"""So much room, by a count that is younger than `FRESH_S`, is not looked at again: the other front ends do not
+create as fast as that."""
 FRESH_S = 0.5
 NEAR_S = 1.0
 MOST_OWNERS = 10_000
@@ -124,6 +125,15 @@ def conditional(new: Mapping[str, Any]) -> Insert:
     return insert(tasks).from_select(list(new), select(*values).select_from(_TALLY).where(_WITHIN))
 
 
+@dataclass(slots=True)
+class _Seen:
+    """What was counted, when, and how many of this process went by uncounted since."""
+
+    at: float
+    counted: Row
+    since: int = 0
+
+
 class Gate:
     """Creates tasks for one process, with as little counting as the bounds need."""
 
@@ -132,7 +142,7 @@ class Gate:
         self._database = database
         self._plain = plain
         self._within = within
-        self._seen: dict[tuple[str, str], tuple[float, Row]] = {}
+        self._seen: dict[tuple[str, str], _Seen] = {}
         self._near: dict[str, float] = {}
         """Owners that were close to a bound, and until when to take them for it."""
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -184,15 +194,19 @@ class Gate:
     def _is_far(self, values: Mapping[str, Any], bounds: Bounds) -> bool:
         if not self._worth_counting(bounds):
             return False
-        at, counted = self._seen.get((values["owner"], values["queue"]), (0.0, None))
-        if counted is None or time.monotonic() - at > FRESH_S:
+        seen = self._seen.get((values["owner"], values["queue"]))
+        if seen is None or time.monotonic() - seen.at > FRESH_S:
             return False
-        return all(bound is None or getattr(counted, name) + FAR < bound for name, bound in asdict(bounds).items())
+        for name, bound in asdict(bounds).items():
+            if bound is not None and getattr(seen.counted, name) + seen.since + FAR >= bound:
+                return False
+        seen.since += 1
+        return True
 
     def _note(self, values: Mapping[str, Any], counted: Row) -> None:
         if len(self._seen) >= MOST_OWNERS:
             self._seen.clear()
-        self._seen[values["owner"], values["queue"]] = (time.monotonic(), counted)
+        self._seen[values["owner"], values["queue"]] = _Seen(time.monotonic(), counted)
 
 
 def _is_near(counted: Row, bounds: Bounds) -> bool:

@@ -112,6 +112,7 @@ async def test_a_look_at_an_empty_database_finds_nothing_to_do(store: Store) -> 
         held_by_nobody=False,
         unheard=False,
         wake_in_s=None,
+        blocked=False,
         parents=False,
         children=False,
         ending=False,
