@@ -86,8 +86,10 @@ def of_entry(
         .correlate(*outer)
         .scalar_subquery()
     )
+    # As a query of its own it is asked once in a statement: the rows of a batch come in any order.
+    newest = select(turns.next_value()).scalar_subquery()
     # NULLs do not count in either function.
-    return func.greatest(func.least(turns.next_value(), front, front_of_limit), last + 1, type_=BigInteger)
+    return func.greatest(func.least(newest, front, front_of_limit), last + 1, type_=BigInteger)
 
 
 def of_call() -> ColumnElement[int]:

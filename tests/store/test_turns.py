@@ -139,3 +139,16 @@ async def test_a_call_is_placed_without_reading_the_backlog(store: Store, databa
     is_last = "SELECT turn = (SELECT max(turn) FROM tasks) FROM tasks WHERE id = $1"
     assert (await execute(database_url, is_last, late.task_id))[0][0] is True
     assert (await store.tasks.get(late.task_id, OWNER)).phase is Phase.QUEUED
+
+
+async def test_slots_that_ask_at_the_same_time_get_different_tasks_in_their_order(store: Store) -> None:
+    tasks = [(await store.tasks.create(new_task(owner=owner)))[0].id for owner in ("a", "a", "b")]
+    claims = await asyncio.gather(*(store.attempts.claim_next(["default"], "w1") for _ in range(5)))
+    assert sorted(claim.task_id for claim in claims if claim is not None) == sorted(tasks)
+    assert sum(claim is None for claim in claims) == 2
+
+
+async def test_of_those_that_ask_together_for_fewer_than_wait_the_first_by_turn_go(store: Store) -> None:
+    first, _, other = [(await store.tasks.create(new_task(owner=owner)))[0].id for owner in ("a", "a", "b")]
+    claims = await asyncio.gather(*(store.attempts.claim_next(["default"], "w1") for _ in range(2)))
+    assert {claim.task_id for claim in claims if claim is not None} == {first, other}
