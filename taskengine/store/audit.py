@@ -34,6 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningInsert
 
 from taskengine.store.database import Database
+from taskengine.store.statements import prepared
 from taskengine.store.tables import audit
 
 __all__ = ["ACTIONS", "OPERATOR", "Audit", "Deed", "entry", "noting", "with_creation"]
@@ -71,13 +72,15 @@ _DEEDS = (
     .table_valued(*_COLUMNS, name="deeds")
     .render_derived()
 )
-_ADD = insert(audit).from_select(
-    ["actor", "action", "task_id", "tool", "detail", "times", "at"],
-    select(
-        *(_DEEDS.c[name] for name in ("actor", "action", "task_id", "tool", "detail")),
-        cast(_DEEDS.c.times, Integer),
-        func.now() - cast(_DEEDS.c.age_s, Float) * _SECOND,
-    ),
+_ADD = prepared(
+    insert(audit).from_select(
+        ["actor", "action", "task_id", "tool", "detail", "times", "at"],
+        select(
+            *(_DEEDS.c[name] for name in ("actor", "action", "task_id", "tool", "detail")),
+            cast(_DEEDS.c.times, Integer),
+            func.now() - cast(_DEEDS.c.age_s, Float) * _SECOND,
+        ),
+    )
 )
 
 
