@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from taskengine.store.migrate import build_index
+
 revision = "0009"
 down_revision = "0008"
 branch_labels = None
@@ -15,9 +17,10 @@ def upgrade() -> None:
     op.add_column(
         "tasks",
         sa.Column("same", sa.Text(), nullable=True, comment="digest under which another call of the owner is this one"),
+        if_not_exists=True,
     )
     # Code from before leaves the column empty, and so sees nothing of the index.
-    op.create_index(
+    build_index(
         "ix_tasks_same",
         "tasks",
         ["owner", "same"],

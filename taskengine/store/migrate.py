@@ -75,7 +75,7 @@ def sql(revision: str = "head") -> str:
     return config.output_buffer.getvalue()
 
 
-def build_index(name: str, table: str, columns: Sequence[str], **options: Any) -> None:
+def build_index(name: str, table: str, columns: Sequence[Any], **options: Any) -> None:
     """For a step of a migration: the index is there, and the table was written to meanwhile. Call it last in the step.
 
     What the step did before is committed: all of it must bear being done again, for the build may be interrupted. One
