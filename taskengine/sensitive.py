@@ -7,12 +7,25 @@ the tool itself see everything. Pure.
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["ALL", "HIDDEN", "Sensitive", "scrubber", "shown_text", "shown_traceback", "without_sensitive"]
+from taskengine.records import TaskRecord
+
+__all__ = [
+    "ALL",
+    "HIDDEN",
+    "Sensitive",
+    "scrubber",
+    "shown_line",
+    "shown_record",
+    "shown_text",
+    "shown_traceback",
+    "without_sensitive",
+]
 
 HIDDEN = "(hidden)"
 ALL = "*"
@@ -47,8 +60,53 @@ def without_sensitive(row: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(arguments, Mapping):
         return shown
     scrub = scrubber(arguments, names)
+    for name in ("result", "error"):
+        shown[name] = _scrubbed(shown.get(name), scrub)
+    for question in shown.get("questions", ()):
+        question.update({name: _scrubbed(question[name], scrub) for name in ("params", "response")})
     shown["arguments"] = {name: HIDDEN if name in names else value for name, value in arguments.items()}
-    return {name: value if name == "arguments" else _scrubbed(value, scrub) for name, value in shown.items()}
+    return {name: value if name == "arguments" else _texts_scrubbed(value, scrub) for name, value in shown.items()}
+
+
+def shown_record(record: TaskRecord, arguments: Mapping[str, Any], names: Sequence[str]) -> TaskRecord:
+    """The record with what an operator must not see hidden; still one that can be told by a wire."""
+    if not names:
+        return record
+    scrub = scrubber(arguments, names)
+
+    def hidden(value: Any) -> Any:
+        return HIDDEN if ALL in names else _scrubbed(value, scrub)
+
+    def text(value: str | None) -> str | None:
+        return None if value is None else str(hidden(value))
+
+    result, error = record.result, record.error
+    if result is not None:
+        whole = {"content": [{"type": "text", "text": HIDDEN}]}
+        members = json.loads(result).items()
+        result = json.dumps(whole if ALL in names else {name: hidden(value) for name, value in members})
+    if error is not None:
+        members = json.loads(error).items()
+        error = json.dumps({name: value if name == "code" else hidden(value) for name, value in members})
+    return replace(
+        record,
+        result=result,
+        error=error,
+        status_message=text(record.status_message),
+        progress_message=text(record.progress_message),
+        open_questions=tuple(
+            replace(each, params={"message": HIDDEN} if ALL in names else hidden(each.params))
+            for each in record.open_questions
+        ),
+    )
+
+
+def shown_line(logger: str | None, data: Any, arguments: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """`logger` and `data` of a log line, as an operator may read them. `data` is what was logged, and no JSON text."""
+    if ALL in names:
+        return {"logger": None if logger is None else HIDDEN, "data": HIDDEN}
+    scrub = scrubber(arguments, names)
+    return {"logger": _scrubbed(logger, scrub), "data": _scrubbed(data, scrub)}
 
 
 def shown_text(text: str, arguments: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -64,11 +122,11 @@ def shown_traceback(error: BaseException, arguments: Mapping[str, Any], names: S
 
 
 def scrubber(arguments: Mapping[str, Any], names: Sequence[str]) -> Callable[[str], str]:
-    """A function that hides the values of these arguments in a text, also where they are quoted."""
+    """A function that hides the values of these arguments in a text, also where Python or JSON quotes them."""
     values: set[str] = set()
     for name in arguments if ALL in names else names:
         values.update(each for each in _texts(arguments.get(name)) if len(each) >= SHORTEST)
-    spelled = {form for value in values for form in (value, repr(value)[1:-1])}
+    spelled = {form for value in values for form in _spelled(value)}
     longest_first = sorted(spelled, key=len, reverse=True)
 
     def scrub(text: str) -> str:
@@ -77,6 +135,13 @@ def scrubber(arguments: Mapping[str, Any], names: Sequence[str]) -> Callable[[st
         return text
 
     return scrub
+
+
+def _spelled(value: str) -> Iterator[str]:
+    yield value
+    yield repr(value)[1:-1]
+    yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -96,12 +161,30 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _scrubbed(value: Any, scrub: Callable[[str], str]) -> Any:
+    """JSON that a tool or a client wrote: texts, numbers and the names of members."""
+    match value:
+        case str():
+            return scrub(value)
+        case bool() | None:
+            return value
+        case int() | float():
+            return value if scrub(str(value)) == str(value) else HIDDEN
+        case Mapping():
+            return {scrub(name): _scrubbed(each, scrub) for name, each in value.items()}
+        case list() | tuple():
+            return [_scrubbed(each, scrub) for each in value]
+        case _:
+            return value
+
+
+def _texts_scrubbed(value: Any, scrub: Callable[[str], str]) -> Any:
+    """A record of the engine's: its members have their names, and its numbers count what the engine did."""
     match value:
         case str():
             return scrub(value)
         case Mapping():
-            return {name: _scrubbed(each, scrub) for name, each in value.items()}
+            return {name: _texts_scrubbed(each, scrub) for name, each in value.items()}
         case list():
-            return [_scrubbed(each, scrub) for each in value]
+            return [_texts_scrubbed(each, scrub) for each in value]
         case _:
             return value

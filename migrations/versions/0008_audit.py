@@ -18,7 +18,7 @@ BEGIN
     IF TG_OP = 'DELETE' AND current_setting('taskengine.audit_sweep', true) = 'on' THEN
         RETURN OLD;
     END IF;
-    RAISE EXCEPTION 'the audit log only grows: % refused', TG_OP;
+    RAISE EXCEPTION USING MESSAGE = 'the audit log only grows: ' || TG_OP || ' refused';
 END
 $$
 """

@@ -58,5 +58,12 @@ async def discover(fetcher: Fetcher, issuer: str) -> Endpoints:
 
 
 def _address(document: dict[str, Any], name: str) -> str | None:
+    """The member, where it is an address that could be asked."""
     value = document.get(name)
-    return value if isinstance(value, str) and urlsplit(value).scheme in {"https", "http"} else None
+    if not isinstance(value, str):
+        return None
+    try:
+        parts = urlsplit(value)
+    except ValueError:  # brackets that hold no address
+        return None
+    return value if parts.scheme in {"https", "http"} else None

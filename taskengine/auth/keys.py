@@ -131,6 +131,9 @@ class KeySet:
         except IssuerUnavailable as error:
             self._trouble = error
             logger.warning("%s", error)
+        except Exception as error:  # whatever it is, a token can be called neither good nor bad
+            self._trouble = IssuerUnavailable(self._issuer, type(error).__name__)
+            logger.exception("the keys of %s cannot be read", self._issuer)
         finally:
             self._fetching = None
 

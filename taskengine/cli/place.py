@@ -24,6 +24,7 @@ from taskengine.cli.form import CAPABILITIES
 from taskengine.client import Client, Remote, RemoteError, Source, Task
 from taskengine.client.results import without_secrets
 from taskengine.errors import BadAnswer, SettingsError, StoreUnavailable, TaskNotFound
+from taskengine.sensitive import shown_record
 from taskengine.server.tasks import fitting_answers
 from taskengine.settings import PREFIX, Settings, load_settings
 from taskengine.store import Store
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 INVALID_PARAMS = -32602
+UNKNOWN = "Unknown or expired task"
 DEFAULT_DATA = Path(".taskengine")
 LOOK_AGAIN_S = 30.0
 RETRY_S = 0.5
@@ -186,18 +188,24 @@ class Where:
 
 
 class LocalTasks:
-    """A source of tasks: those of every owner, read from the database."""
+    """A source of tasks: those of every owner, read from the database, as their operator may see them."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._read: set[str] = set()
 
     async def get(self, task_id: str) -> Remote:
-        record = await self._store.tasks.get(task_id, await self._owner(task_id))
+        owner = await self._owner(task_id)
+        try:
+            arguments, names = await self._store.inspection.hidden(task_id)
+            record = await self._store.tasks.get(task_id, owner)
+        except TaskNotFound:  # its time was over just now
+            raise RemoteError(INVALID_PARAMS, UNKNOWN) from None
         if (record.result is not None or record.error is not None) and task_id not in self._read:
             self._read.add(task_id)
             await self._store.audit.by_operator(Deed(OPERATOR, "read", task_id, record.tool))
-        return Remote.parse(orjson.loads(orjson.dumps(modern.get_task_result(record, {}))))
+        shown = shown_record(record, arguments, names)
+        return Remote.parse(orjson.loads(orjson.dumps(modern.get_task_result(shown, {}))))
 
     async def answer(self, task_id: str, responses: Mapping[str, Any]) -> None:
         owner = await self._owner(task_id)
@@ -235,4 +243,4 @@ class LocalTasks:
         try:
             return await self._store.inspection.owner(task_id)
         except TaskNotFound:
-            raise RemoteError(INVALID_PARAMS, "Unknown or expired task") from None
+            raise RemoteError(INVALID_PARAMS, UNKNOWN) from None

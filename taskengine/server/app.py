@@ -20,17 +20,23 @@ __all__ = ["create_app"]
 
 class _FrontEnd(Starlette):
     """Requests for the endpoint go straight to it, which answers whatever happens; the way through middleware and
-    routes would cost about as much as everything else a poll does in Python before its read."""
+    routes would cost about as much as everything else a poll does in Python before its read. Where the application was
+    given middleware or handlers of exceptions, they see these requests too."""
 
     endpoint: McpEndpoint
     path: str
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) == self.path:
+        if self._goes_straight(scope):
             scope["app"] = self
             await self.endpoint(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    def _goes_straight(self, scope: Scope) -> bool:
+        if self.user_middleware or self.exception_handlers or scope["type"] != "http":
+            return False
+        return bool(scope["path"].removeprefix(scope.get("root_path", "")) == self.path)
 
 
 def create_app(engine: TaskEngine, settings: Settings | None = None) -> Starlette:

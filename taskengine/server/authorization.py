@@ -40,6 +40,8 @@ _BEHIND = {
     "task_cancel": "tasks/cancel",
 }
 """What the engine's own tools do, as methods."""
+ANSWERS = "tasks/update"
+"""What an answer to a question is like, whichever way it comes."""
 STREAM = "subscriptions/listen"
 """What opening the stream of a session is like: it tells of tasks."""
 
@@ -160,8 +162,10 @@ class Guard:
     def _needed(self, messages: Message | Batch | None, method: str) -> frozenset[str]:
         methods: list[str] = []
         further: list[str] = []
-        for called, name in _operations(messages, method):
+        for called, name, answers in _operations(messages, method):
             methods.append(called)
+            if answers:
+                methods.append(ANSWERS)
             if called == "tools/call" and name is not None:
                 tool = self._engine.get_tool(name)
                 if tool is not None:
@@ -189,22 +193,23 @@ def _time(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def _operations(messages: Message | Batch | None, method: str) -> Iterator[tuple[str, str | None]]:
-    """What is asked: methods, with the tool that is called."""
+def _operations(messages: Message | Batch | None, method: str) -> Iterator[tuple[str, str | None, bool]]:
+    """What is asked: methods, with the tool that is called, and whether questions are answered beside."""
     if isinstance(messages, Batch):
         for value in messages.values:
             if isinstance(value, dict):
-                yield _operation(value.get("method", "tasks/update"), value.get("params"))
+                yield _operation(value.get("method", ANSWERS), value.get("params"))
     elif isinstance(messages, Request | Notification):
         yield _operation(messages.method, messages.params)
     elif messages is not None:
-        yield "tasks/update", None  # a response: the answer to a question
+        yield ANSWERS, None, False  # a response
     elif method == "GET":
-        yield STREAM, None
+        yield STREAM, None, False
 
 
-def _operation(method: Any, params: Any) -> tuple[str, str | None]:
+def _operation(method: Any, params: Any) -> tuple[str, str | None, bool]:
     if method == "notifications/cancelled":
-        return "tasks/cancel", None
-    name = params.get("name") if isinstance(params, dict) else None
-    return str(method), name if isinstance(name, str) else None
+        return "tasks/cancel", None, False
+    given = params if isinstance(params, dict) else {}
+    name = given.get("name")
+    return str(method), name if isinstance(name, str) else None, method == "tools/call" and "inputResponses" in given

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from taskengine.errors import TaskNotFound
 from taskengine.server.caller import Caller
+from taskengine.server.ids import is_task_id
 from taskengine.server.service import Service
 from taskengine.wire import modern
 from taskengine.wire.headers import RawHeaders
 from taskengine.wire.jsonrpc import INVALID_PARAMS, Request, RpcError
 from taskengine.wire.modern import Envelope
 
-__all__ = ["Call", "is_task_id"]
-
-_TASK_ID = re.compile(r"[\x21-\x7e]{1,128}")
-
-
-def is_task_id(text: str) -> bool:
-    """Whether a task could have this id: what the database cannot even be asked for is left out (X-SEC-03)."""
-    return _TASK_ID.fullmatch(text) is not None
+__all__ = ["Call"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,11 @@ class Caller:
         left = LONGEST_STREAM_S if self.expires_at is None else self.expires_at - time.time()
         return max(0.0, min(left, LONGEST_STREAM_S))
 
+    def within_token(self, seconds: float) -> float:
+        """So long a wait, or as much of it as `stream_s` allows."""
+        allowed = self.stream_s
+        return seconds if allowed is None else min(seconds, allowed)
+
 
 ANONYMOUS = Caller("anonymous")
 VOUCHED = "taskengine.caller"

@@ -118,7 +118,8 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
         slots=tool.slots(call.caller.owner, arguments),
         first=known,
         nonce=rounds.state.nonce,
-        dedupe=joined_by(tool, arguments, known) if bridged else None,
+        # A call with a key joins no other: the key would not be found again, and counts alone.
+        dedupe=joined_by(tool, arguments, known) if bridged and repeated_by is None else None,
         same=same_call(tool, arguments, known, repeated_by),
         sensitive=tool.sensitive,
         trace=traceparent(call.params, call.headers),

@@ -57,6 +57,8 @@ class Framing:
     """What a stream begins with."""
     closing = b""
     """What a stream ends with that its client shall come back for."""
+    leads_back = False
+    """The client has been given what it can come back to the stream with."""
 
     def event(self, body: bytes) -> bytes:
         return b"data: " + body + b"\n\n"
@@ -83,8 +85,13 @@ class Exchange:
         status_of: Callable[[int], int],
         framing: Framing = PLAIN,
         limit_s: float | None = None,
+        token_s: float | None = None,
     ) -> None:
-        """With `limit_s` the stream is closed after that time, for the client to come back for the rest."""
+        """With `limit_s` the stream is closed after that time, for the client to come back for the rest.
+
+        With `token_s` the request ends then, and `FAREWELL_S` for work that ends by itself, whether or not its client
+        can come back (M-SUB-16).
+        """
         self.request_id = request_id
         self.accepts = accepts
         self.disconnected = False
@@ -94,6 +101,7 @@ class Exchange:
         self._status_of = status_of
         self._framing = framing
         self._limit_s = limit_s
+        self._token_s = token_s
         self._streaming = False
         self._ended = False
         self._lock = asyncio.Lock()
@@ -106,6 +114,7 @@ class Exchange:
         watching: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         until = None if self._limit_s is None else loop.time() + self._limit_s
+        expires = None if self._token_s is None else loop.time() + self._token_s + FAREWELL_S
         try:
             await asyncio.wait({self._work}, timeout=min(PROMPT_S, self._keep_alive_s))
             if self._work.done():
@@ -113,17 +122,23 @@ class Exchange:
                 return
             watching = asyncio.create_task(self._until_disconnect())
             while True:
-                pause = self._keep_alive_s if until is None else max(0.0, min(self._keep_alive_s, until - loop.time()))
-                await asyncio.wait({self._work, watching}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                ends = [end - loop.time() for end in (until, expires) if end is not None]
+                pause = min([self._keep_alive_s, *ends])
+                await asyncio.wait({self._work, watching}, timeout=max(0.0, pause), return_when=asyncio.FIRST_COMPLETED)
                 if self._work.done():
                     await self._answer(self._work)
                     return
                 over = until is not None and loop.time() >= until
                 if over and not self._framing.closing:  # its client could not come back for the rest
                     over, until = False, None
+                expired = expires is not None and loop.time() >= expires
+                if expired and self._token_s is None:  # the work outlives it
+                    expired, expires = False, None
                 if over:
                     await self.part()
-                if watching.done() or over:
+                elif expired:
+                    await self._expire()
+                if watching.done() or over or expired:
                     self.disconnected = True
                     self._work.cancel()
                     await asyncio.wait({self._work})
@@ -147,6 +162,10 @@ class Exchange:
         """Ask the work for an end then, as `stop` does: its client must show a token again (M-SUB-16)."""
         if seconds is not None and self._ending is None:
             self._ending = asyncio.get_running_loop().call_later(seconds, self.stop)
+
+    def outlive_token(self) -> None:
+        """The request is answered whenever that is: the client could not get the answer in another way."""
+        self._token_s = None
 
     def stop(self) -> None:
         """Ask the work for an early end, as when the server stops."""
@@ -182,6 +201,19 @@ class Exchange:
         self.stop()
         if self._work is not None:
             await asyncio.wait({self._work}, timeout=FAREWELL_S)
+
+    async def _expire(self) -> None:
+        """The client goes on with its next token: from where it was, or by asking again."""
+        if self._streaming and self._framing.leads_back:
+            await self.part()
+            return
+        error = RpcError(INTERNAL_ERROR, "The token of this request is not good for longer: ask again with a new one")
+        status, body = self._failure(error)
+        if self._streaming or not self.accepts.json:
+            await self._write(self._framing.event(body), last=True)
+        else:
+            self._ended = True
+            await self._write_json(status, body)
 
     async def _comment(self) -> None:
         if self.accepts.events:

@@ -36,9 +36,11 @@ RESERVED_FILES = 256
 class Bounds:
     connections: int = 10_000
     headers_s: float = 15.0
-    """From the connection, or from the first byte after an answer, to the end of the headers."""
+    """From the connection, or from the first byte after an answer, to the end of the headers. While an answer is being
+    written, what comes behind it may wait."""
     body_s: float = 75.0
-    """To the end of the body. The endpoint answers 408 before; this ends what goes on all the same."""
+    """From when the request is looked at, to the end of its body. The endpoint answers 408 before; this ends what goes
+    on all the same."""
     header_bytes: int = 64 * 1024
     """Request line and headers, or what is sent in between without being body; and what one read brings beside."""
     pipelined: int = 16
@@ -134,7 +136,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unread += len(data)
-        if self._in_headers and self._deadline is None:
+        if self._in_headers and self._deadline is None and not self._busy():
             self._within(self.bounds.headers_s)
         super().data_received(data)
         if self._unread > self.bounds.header_bytes and not self.transport.is_closing():
@@ -152,7 +154,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self.bounds.pipelined:
             raise TooMuch("pipelined requests")
         self._in_headers, self._unread = False, 0
-        self._within(self.bounds.body_s)
+        self._within(None)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -172,6 +174,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
+        if cycle.more_body:  # also where it has waited behind another, while we read nothing
+            self._within(self.bounds.body_s)
+            self.crowd.waits(self)
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
@@ -190,13 +195,17 @@ class GuardedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        if self._answering is not None and not self._answering.response_complete:
+        if self._busy():
             self.transport.close()  # nothing may stand within another answer
         else:
             super().send_400_response(msg)
 
     def _unsupported_upgrade_warning(self) -> None:
         logger.debug("a client asked for another protocol: answered as if it had not")
+
+    def _busy(self) -> bool:
+        """An answer is being written: it is not the client whom we wait for, unless its body is not here."""
+        return self._answering is not None and not self._answering.response_complete
 
     # the bounds
 
@@ -233,7 +242,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: bytes, said: bytes, more: bytes) -> None:
         """An answer of our own, where none is being written, and the end of the connection."""
-        if self._answering is None or self._answering.response_complete:
+        if not self._busy():
             head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n" % len(said)
             self.transport.write(b"HTTP/1.1 " + status + b"\r\n" + more + head + b"\r\n" + said)
         self.transport.close()

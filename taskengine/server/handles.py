@@ -12,8 +12,8 @@ from taskengine.bridge import Answer, Cancel, List, Wait
 from taskengine.errors import BadAnswer, InvalidArguments, TaskNotFound
 from taskengine.lifecycle import Status
 from taskengine.records import TaskRecord
-from taskengine.server.call import is_task_id
 from taskengine.server.caller import Caller
+from taskengine.server.ids import is_task_id
 from taskengine.server.service import Service
 from taskengine.server.tasks import store_answers
 from taskengine.server.waiting import Report, follow
@@ -67,8 +67,8 @@ def _refused(service: Service, caller: Caller, error: TaskNotFound) -> str:
 
 
 async def _wait(service: Service, caller: Caller, tool: Tool, task_id: str, report: Report | None) -> TaskRecord:
-    """The task when it no longer works, when the wait is over, or when the server stops."""
-    seconds = bridge.wait_of(tool, caller.patience, service.settings).total_seconds()
+    """The task when it no longer works, when the wait or the caller's token is over, or when the server stops."""
+    seconds = caller.within_token(bridge.wait_of(tool, caller.patience, service.settings).total_seconds())
     async with service.store.changes.watch([task_id]) as watch:
         record = await service.store.tasks.get(task_id, caller.owner)
         try:

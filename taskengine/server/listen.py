@@ -13,8 +13,9 @@ from typing import Any
 
 from taskengine.errors import StoreUnavailable
 from taskengine.records import TaskRecord
-from taskengine.server.call import Call, is_task_id
+from taskengine.server.call import Call
 from taskengine.server.exchange import Exchange
+from taskengine.server.ids import is_task_id
 from taskengine.wire import modern
 from taskengine.wire.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 

@@ -2,14 +2,14 @@
 
 A request only notes it; twice a second what was noted is stored, the same deed of the same caller as one entry that
 says how often. While the database is away it is kept, and a stop waits for it. A process that is killed takes the last
-half second with it. The memory for it is bounded: past `MOST` different deeds, those that follow are counted by caller
-and action, without their tasks, and past as many again by action alone.
+half second with it. What the database refuses, though it is there, goes to the log entry by entry: tried again it would
+keep back all that follows. The memory for it is bounded: past `MOST` different deeds, those that follow are counted by
+caller and action, without their tasks, and past as many again by action alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from taskengine.errors import KeyReused, StoreUnavailable, TaskNotFound
 from taskengine.records import TaskRecord
+from taskengine.server.ids import is_task_id
 from taskengine.server.request_state import RequestStateError
 from taskengine.store import Store
 from taskengine.store.audit import Deed
@@ -80,12 +81,14 @@ class Trail:
         tool: str | None = None,
         detail: str | None = None,
     ) -> None:
-        """Remember it for the next flush; nothing is waited for."""
+        """Remember it for the next flush; nothing is waited for. An id that no task can have is left out: it may be
+        anything that a client has written."""
         if not self._on:
             return
-        key: Key = (actor, action, None if task_id is None else task_id[:128], tool, detail)
+        known = task_id if task_id is not None and is_task_id(task_id) else None
+        key: Key = (_storable(actor), action, known, tool and _storable(tool), detail and _storable(detail))
         if key not in self._noted and len(self._noted) >= MOST:
-            key = (actor, action, None, None, TOO_MANY)
+            key = (key[0], action, None, None, TOO_MANY)
             if key not in self._noted and len(self._noted) >= 2 * MOST:
                 key = (UNKNOWN, action, None, None, TOO_MANY)
         times, since = self._noted.get(key, (0, time.monotonic()))
@@ -98,22 +101,18 @@ class Trail:
         """Store what is left. What cannot be stored in time is said in the log, entry by entry."""
         if self._flushing is not None:
             self._flushing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._flushing
+            await asyncio.gather(self._flushing, return_exceptions=True)
             self._flushing = None
         until = time.monotonic() + LAST_TRIES_S
         while self._noted and time.monotonic() < until:
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
                     await self._flush()
-            except (StoreUnavailable, TimeoutError) as error:
+            except Exception as error:  # whatever it is, the rest of the front end is to be stopped too
                 logger.warning("%d entries of the audit log wait: %s", len(self._noted), error)
                 await asyncio.sleep(min(RETRY_S, max(0.0, until - time.monotonic())))
-        if not self._noted:
-            return
-        logger.error("%d entries of the audit log are stored nowhere but here:", len(self._noted))
-        for (actor, action, task_id, tool, detail), (times, _) in self._noted.items():
-            logger.error("%s by %s: task %s, tool %s, %s, times %d", action, actor, task_id, tool, detail, times)
+        if self._noted:
+            _say(self._noted)
 
     async def _flush_for_ever(self) -> None:
         while True:
@@ -121,23 +120,38 @@ class Trail:
             await asyncio.sleep(EVERY_S)
             try:
                 await self._flush()
-            except StoreUnavailable as error:
+            except (StoreUnavailable, TimeoutError) as error:
                 logger.warning("%d entries of the audit log wait: %s", len(self._noted), error)
-                await asyncio.sleep(RETRY_S)
-            except Exception:
-                logger.exception("the audit log cannot be written; it is tried again")
                 await asyncio.sleep(RETRY_S)
 
     async def _flush(self) -> None:
+        """Store what is noted, or say it in the log where it is refused. Raises StoreUnavailable and TimeoutError, with
+        all of it kept."""
         noted, self._noted = self._noted, {}
         self._some.clear()
         now = time.monotonic()
         deeds = [Deed(*key, times=times, age_s=now - since) for key, (times, since) in noted.items()]
         try:
             await self._store().audit.add(deeds)
-        except BaseException:  # a cancelled flush may have been stored: rather twice than not at all
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, StoreUnavailable | TimeoutError):
+                logger.exception("the audit log takes none of %d entries", len(noted))
+                _say(noted)
+                return
+            # A cancelled flush may have been stored: rather twice than not at all.
             for key, (times, since) in noted.items():
                 later = self._noted.get(key, (0, since))
                 self._noted[key] = times + later[0], since
             self._some.set()
             raise
+
+
+def _storable(text: str) -> str:
+    """The text with what PostgreSQL has no place for replaced: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def _say(noted: Mapping[Key, tuple[int, float]]) -> None:
+    logger.error("%d entries of the audit log are stored nowhere but here:", len(noted))
+    for (actor, action, task_id, tool, detail), (times, _) in noted.items():
+        logger.error("%s by %s: task %s, tool %s, %s, times %d", action, actor, task_id, tool, detail, times)

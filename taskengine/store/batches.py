@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taskengine.errors import StoreUnavailable
-from taskengine.store.database import Database, Row
+from taskengine.store.database import Database, Row, deadlocked
 from taskengine.store.statements import Prepared
 
 __all__ = ["Batches"]
@@ -120,8 +120,9 @@ class Batches:
                 ordered = [values for _, (values, _) in sorted(batch.items(), key=lambda item: item[0])]
                 rows = await self._database.run_many(self._statement, ordered, SPLIT_S)
         except Exception as error:
-            late = isinstance(error.__cause__, TimeoutError)
-            if len(batch) == 1 or (isinstance(error, StoreUnavailable) and not late):
+            cause = error.__cause__
+            tangled = cause is not None and (isinstance(cause, TimeoutError) or deadlocked(cause))
+            if len(batch) == 1 or (isinstance(error, StoreUnavailable) and not tangled):
                 raise
             # One of them is refused or waits for a lock, and with it all were or did: each for itself, then.
             await asyncio.gather(*(self._serve_alone(key, waiter) for key, waiter in batch.items()))

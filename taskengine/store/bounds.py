@@ -1,13 +1,13 @@
 """How many tasks may be open, and how many may wait: looked at by the statement that creates one.
 
-The bounds of open tasks hold exactly, however many front ends create at once. Far from its bound a create is one
-statement: it counts and inserts, holding a shared lock that is the owner's. What it cannot see are creates that have
-not committed, of which there are never more than connections, so it goes through only where there is room for all of
-them besides. Closer to the bound the create takes the lock for itself, which waits for those others, counts again and
-then inserts. So only the creates of an owner who is close to a bound wait for each other.
+Bounds of open tasks up to `FAR` hold exactly, however many front ends create at once. Far from its bound a create is
+one statement: it counts and inserts, holding a shared lock that is the owner's. What it cannot see are creates that
+have not committed, of which there are never more than connections, so it goes through only where there is room for all
+of them besides. Closer to the bound the create takes the lock for itself, which waits for those others, counts again
+and then inserts. So only the creates of an owner who is close to a bound wait for each other.
 
 A count reads no more rows than the bound allows. Where a bound is large and what was counted lately is far below it,
-nothing is counted at all (`FAR`).
+nothing is counted at all (`FAR`): what all front ends create within `FRESH_S`, beyond that room, may pass such a bound.
 
 The bounds of what waits in the queues are to keep a backlog from growing without end, and are not exact: creates at
 the same instant may pass them together.
@@ -125,13 +125,13 @@ def conditional(new: Mapping[str, Any]) -> Insert:
     return insert(tasks).from_select(list(new), select(*values).select_from(_TALLY).where(_WITHIN))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Seen:
-    """What was counted, when, and how many of this process went by uncounted since."""
+    """What was counted, when, and how many this process had let by uncounted until then, of whatever owner."""
 
     at: float
     counted: Row
-    since: int = 0
+    let_by: int
 
 
 class Gate:
@@ -143,6 +143,7 @@ class Gate:
         self._plain = plain
         self._within = within
         self._seen: dict[tuple[str, str], _Seen] = {}
+        self._let_by = 0
         self._near: dict[str, float] = {}
         """Owners that were close to a bound, and until when to take them for it."""
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -197,16 +198,17 @@ class Gate:
         seen = self._seen.get((values["owner"], values["queue"]))
         if seen is None or time.monotonic() - seen.at > FRESH_S:
             return False
+        since = self._let_by - seen.let_by
         for name, bound in asdict(bounds).items():
-            if bound is not None and getattr(seen.counted, name) + seen.since + FAR >= bound:
+            if bound is not None and getattr(seen.counted, name) + since + FAR >= bound:
                 return False
-        seen.since += 1
+        self._let_by += 1
         return True
 
     def _note(self, values: Mapping[str, Any], counted: Row) -> None:
         if len(self._seen) >= MOST_OWNERS:
             self._seen.clear()
-        self._seen[values["owner"], values["queue"]] = _Seen(time.monotonic(), counted)
+        self._seen[values["owner"], values["queue"]] = _Seen(time.monotonic(), counted, self._let_by)
 
 
 def _is_near(counted: Row, bounds: Bounds) -> bool:

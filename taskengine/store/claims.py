@@ -45,6 +45,10 @@ __all__ = ["Claims"]
 
 BLOCKED_HEADS = 50
 """Looks of one claim: each that finds its task held back by a limit takes all behind it out of the way."""
+MISSES = 3
+"""So often a claim looks again when what it saw was not to be had: its doorbell is spent, and the relay is slow."""
+OVERTAKEN_S = 0.1
+"""A round that takes longer is not waited for by those that come now."""
 
 
 _CLAIMED = target(Event.CLAIM)
@@ -67,6 +71,7 @@ def _claiming(which: ColumnElement[bool]) -> Executable:
             wake_at=None,
             wake_open=None,
             kept_until=None,
+            blocked_by=None,
             attempt=tasks.c.attempt + 1,
             worker_id=bindparam("holder"),
             claimed_at=func.clock_timestamp(),
@@ -129,8 +134,10 @@ _NEXT = (
     # With what it locks it is read once; as a subquery it might be read again, and lock more.
     .cte("next")
 )
-_CLAIM_NEXT = prepared(_claiming(and_(tasks.c.id.in_(select(_NEXT.c.id)), _unlimited)))
-_NEXT_HEAD = select(*_HEAD).where(tasks.c.id.in_(select(_NEXT.c.id)))
+# As an array: whatever Postgres expects of it, the rows are then found by their primary key.
+_ARE_NEXT = tasks.c.id == any_(func.array(select(_NEXT.c.id).scalar_subquery(), type_=ARRAY(Text)))
+_CLAIM_NEXT = prepared(_claiming(and_(_ARE_NEXT, _unlimited)))
+_NEXT_HEAD = select(*_HEAD).where(_ARE_NEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +181,20 @@ class Claims:
         self, unlimited: Callable[[], Awaitable[Row | None]], head: _Head, which: dict[str, Any]
     ) -> Row | None:
         """Most tasks have no limits, and `unlimited` is one statement; `head` is what it passes over."""
+        missed = 0
         for _ in range(BLOCKED_HEADS):
             row: Row | bool | None = await unlimited()
             if row is None:
-                limited = (await self._database.run(head.look, which)).one_or_none()
-                if limited is not None and limited.limit_keys is not None:
+                first = (await self._database.run(head.look, which)).one_or_none()
+                if first is None:
+                    return None
+                if first.limit_keys is not None:
                     row = await self._limits.claim(head.locked, _CLAIM_LIMITED, which)
-            if not isinstance(row, bool):
+            if row is None:  # something was due, and was another's by then, or came just now
+                missed += 1
+                if missed == MISSES:
+                    return None
+            elif not isinstance(row, bool):
                 return row
         return None
 
@@ -189,13 +203,23 @@ class Claims:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Row | None] = loop.create_future()
         self._waiting.setdefault(asked, []).append(answer)
-        if asked not in self._rounds:
-            self._rounds[asked] = loop.create_task(self._serve(asked))
+        self._begin(asked)
         return await answer
 
+    def _begin(self, asked: _Asked) -> None:
+        if asked not in self._rounds and asked in self._waiting:
+            self._rounds[asked] = asyncio.get_running_loop().create_task(self._serve(asked))
+
+    def _overtake(self, asked: _Asked) -> None:
+        self._rounds.pop(asked, None)
+        self._begin(asked)
+
     async def _serve(self, asked: _Asked) -> None:
+        me = self._rounds[asked]
+        loop = asyncio.get_running_loop()
         try:
-            while answers := self._waiting.pop(asked, None):
+            while self._rounds.get(asked) is me and (answers := self._waiting.pop(asked, None)):
+                overtaking = loop.call_later(OVERTAKEN_S, self._overtake, asked)
                 try:
                     rows = await self._database.run(_CLAIM_NEXT, {**_values(asked), "many": len(answers)})
                 except BaseException as error:
@@ -205,11 +229,14 @@ class Claims:
                     if not isinstance(error, Exception):
                         raise
                     continue
+                finally:
+                    overtaking.cancel()
                 awake = [answer for answer in answers if not answer.done()]
                 for answer, row in zip_longest(awake, rows[: len(awake)]):
                     answer.set_result(row)
         finally:
-            del self._rounds[asked]
+            if self._rounds.get(asked) is me:
+                del self._rounds[asked]
 
 
 def _values(asked: _Asked) -> dict[str, Any]:

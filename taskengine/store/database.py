@@ -22,7 +22,7 @@ from taskengine.store.pool import Pool
 from taskengine.store.sealing import Sealing
 from taskengine.store.statements import Prepared, compiled
 
-__all__ = ["Database", "Row", "Rows", "Transaction", "driver_url", "reason", "unavailable"]
+__all__ = ["Database", "Row", "Rows", "Transaction", "deadlocked", "driver_url", "reason", "unavailable"]
 
 _T = TypeVar("_T")
 
@@ -72,6 +72,11 @@ def reason(error: BaseException) -> str:
     if _sqlstate(error) in _TO_DO:
         return _TO_DO[_sqlstate(error)]
     return type(_original(error)).__name__
+
+
+def deadlocked(error: BaseException) -> bool:
+    """It was the victim of a deadlock, and has changed nothing."""
+    return _sqlstate(error) == "40P01"
 
 
 def _sqlstate(error: BaseException) -> str:
@@ -190,8 +195,15 @@ class Database:
                 raise StoreUnavailable(reason(error)) from error
             raise
 
+    async def _take(self) -> Any:
+        """A connection. One that is not to be had in time is no statement that took too long."""
+        try:
+            return await self._pool.take()
+        except TimeoutError as error:
+            raise ConnectionError("no connection in time") from error
+
     async def _once(self, work: Callable[[Any], Awaitable[_T]]) -> _T:
-        connection = await self._pool.take()
+        connection = await self._take()
         try:
             done = await work(connection)
         except BaseException as error:
@@ -207,7 +219,7 @@ class Database:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Several statements that commit together. Raises StoreUnavailable, also from the commit."""
         try:
-            connection = await self._pool.take()
+            connection = await self._take()
             try:
                 await connection.execute("BEGIN")
                 yield Transaction(connection)
@@ -240,7 +252,7 @@ class Database:
             return await work()
         except StoreUnavailable as error:
             cause = error.__cause__  # the victim of a deadlock has changed nothing
-            if cause is None or not (_was_closed_while_idle(cause) or _sqlstate(cause) == "40P01"):
+            if cause is None or not (_was_closed_while_idle(cause) or deadlocked(cause)):
                 raise
             return await work()
 

@@ -12,11 +12,11 @@ from sqlalchemy import ARRAY, Integer, case, cast, func, select
 
 from taskengine.errors import TaskNotFound, Unreadable
 from taskengine.lifecycle import Status
-from taskengine.sensitive import ALL, HIDDEN, scrubber, without_sensitive
+from taskengine.sensitive import shown_line, without_sensitive
 from taskengine.store import retention
 from taskengine.store.database import Database
 from taskengine.store.losses import by_task, reading
-from taskengine.store.payload import dump, load
+from taskengine.store.payload import load
 from taskengine.store.tables import inputs, journal, logs, tasks
 
 __all__ = ["Inspection"]
@@ -52,6 +52,16 @@ class Inspection:
         if owner is None:
             raise TaskNotFound(task_id)
         return owner
+
+    async def hidden(self, task_id: str) -> tuple[Mapping[str, Any], Sequence[str]]:
+        """What an operator must not see of a task: its arguments, and the names of those that are sensitive. Raises
+        TaskNotFound."""
+        wanted = select(tasks.c.sensitive, _TO_HIDE).where(tasks.c.id == task_id, retention.readable())
+        row = (await self._database.run(wanted)).one_or_none()
+        if row is None:
+            raise TaskNotFound(task_id)
+        names = _names(row["sensitive"])
+        return load(self._database.sealing.open(task_id, "arguments", row["arguments"])) if names else {}, names
 
     async def list(
         self,
@@ -156,12 +166,11 @@ class Inspection:
 
     def _line(self, task_id: str, row: Mapping[str, Any]) -> dict[str, Any]:
         opened = partial(self._database.sealing.open, task_id)
-        data = opened("logs", row["data"])
-        if names := _names(row["sensitive"]):
-            arguments = load(opened("arguments", row["arguments"]))
-            data = dump(HIDDEN) if ALL in names else scrubber(arguments, names)(data)
-        kept = {name: value for name, value in row.items() if name not in {"sensitive", "arguments"}}
-        return {**kept, "data": load(data)}
+        line = {**row, "data": load(opened("logs", row["data"]))}
+        names, arguments = _names(line.pop("sensitive")), line.pop("arguments")
+        if names:
+            line.update(shown_line(line["logger"], line["data"], load(opened("arguments", arguments)), names))
+        return line
 
     def _listed(self, row: Mapping[str, Any]) -> dict[str, Any]:
         opened = partial(self._database.sealing.open, row["id"])

@@ -14,6 +14,7 @@ An attempt that lingers keeps its place: it may go on by itself.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,8 @@ __all__ = ["BLOCKED_MESSAGE", "Limits", "room"]
 
 BLOCK_BATCH = 500
 KEYS_BATCH = 200
+AT_ONCE = 2
+"""Those that wait for the lock of a key wait here, and not each with a connection, which others have more use for."""
 BLOCKED_MESSAGE = "Waiting: as many run as its limit allows"
 _MOMENT: ColumnElement[Any] = literal_column("interval '1 second'")
 
@@ -54,14 +57,17 @@ _holder = tasks.alias("holder")
 _blocked = tasks.alias("blocked")
 
 
-def _running(tool: ColumnElement[str], key: ColumnElement[str], *outer: FromClause) -> ColumnElement[int]:
-    """How many hold the key; `outer` is where the arguments are columns of."""
+def _running(
+    tool: ColumnElement[str], key: ColumnElement[str], *outer: FromClause, but: ColumnElement[str] | None = None
+) -> ColumnElement[int]:
+    """How many hold the key, `but` that task; `outer` is where the arguments are columns of."""
     lingers = _holder.c.kept_until > func.clock_timestamp() - _MOMENT
+    others = true() if but is None else _holder.c.id != but
     return (
         select(func.count())
         .where(_holder.c.tool == tool, _holder.c.limit_keys.is_not(None), key == any_(_holder.c.limit_keys))
         .where(or_(_holder.c.worker_id.is_not(None), _holder.c.kept_until.is_not(None)))
-        .where(or_(_holder.c.worker_id.is_not(None), lingers))
+        .where(or_(_holder.c.worker_id.is_not(None), lingers), others)
         .correlate(*outer)
         .scalar_subquery()
     )
@@ -72,7 +78,7 @@ _SLOT = func.unnest(tasks.c.limit_keys, tasks.c.limit_sizes).table_valued("key",
 
 def room() -> ColumnElement[bool]:
     """None of the task's keys is held by as many as may hold it. True of what is stored, so only behind the locks."""
-    full = _running(tasks.c.tool, _SLOT.c.key, tasks, _SLOT) >= _SLOT.c.size
+    full = _running(tasks.c.tool, _SLOT.c.key, tasks, _SLOT, but=tasks.c.id) >= _SLOT.c.size
     return ~exists(select(_SLOT.c.key).where(full).correlate(tasks))
 
 
@@ -84,7 +90,10 @@ _LOCK = select(func.pg_advisory_xact_lock(_LOCKS.c.lock)).select_from(_LOCKS)
 _FULL = (
     select(_SLOT.c.key)
     .select_from(tasks.join(_SLOT, true()))
-    .where(tasks.c.id == bindparam("named"), _running(tasks.c.tool, _SLOT.c.key, tasks, _SLOT) >= _SLOT.c.size)
+    .where(
+        tasks.c.id == bindparam("named"),
+        _running(tasks.c.tool, _SLOT.c.key, tasks, _SLOT, but=tasks.c.id) >= _SLOT.c.size,
+    )
     .limit(1)
 )
 _BLOCK = (
@@ -148,14 +157,15 @@ _WITH_ROOM = (
 class Limits:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._few = asyncio.Semaphore(AT_ONCE)
 
     async def claim(self, head: Prepared, claiming: Prepared, values: dict[str, Any]) -> Row | bool | None:
         """Claim what `head` selects (id, tool, queue, limit_keys) and locks, if it has limits and each has room.
 
         The claimed row; False when it found no room and was blocked, so that something else may be due; None when there
-        is nothing, or nothing with limits.
+        is nothing, or nothing with limits, or room has come in the meantime.
         """
-        async with self._database.transaction() as connection:
+        async with self._few, self._database.transaction() as connection:
             first = (await connection.execute(head, values)).one_or_none()
             if first is None or first.limit_keys is None:
                 return None
@@ -173,7 +183,7 @@ class Limits:
         """Make as many tasks due as have room under these keys now; their doorbells are for the caller to ring."""
         freed: list[Doorbell] = []
         for key in keys:
-            async with self._database.transaction() as connection:
+            async with self._few, self._database.transaction() as connection:
                 await connection.execute(_LOCK, {"keys": [key]})
                 rows = await connection.execute(_FREE, {"key": key})
                 freed += [Doorbell(row.id, row.attempt + 1, row.queue) for row in rows]

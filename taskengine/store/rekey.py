@@ -115,12 +115,13 @@ class Rekey:
         """How many rows are not sealed under the newest key."""
         total = 0
         for place in PLACES:
-            counted = select(func.count()).select_from(place.table).where(self._stale(place))
+            counted = select(func.count()).select_from(place.table).where(self._stale(place, sealed=True))
             total += (await self._database.run(counted)).scalar_one()
         return total
 
-    def _stale(self, place: Place) -> ColumnElement[bool]:
-        """Some text of the row is not stored as it would be now."""
+    def _stale(self, place: Place, *, sealed: bool = False) -> ColumnElement[bool]:
+        """Some text of the row is not stored as it would be now. With `sealed` a plain status message is no such text:
+        most are the engine's own words, which are stored as they are."""
         newest = self._database.sealing.newest
         conditions: list[ColumnElement[bool]] = []
         for name in place.fields:
@@ -129,5 +130,7 @@ class Rekey:
             if place.table is tasks and name == "status_message":
                 # The engine wrote it, and may add to it in SQL (`stops.note`).
                 stale = and_(tasks.c.status != Status.CANCELLED, stale)
+                if sealed:
+                    stale = and_(stale, column.startswith(MARK, autoescape=True))
             conditions.append(stale)
         return or_(*conditions)

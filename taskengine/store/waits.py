@@ -195,6 +195,7 @@ _TAKE_BACK = (
         worker_id=bindparam("holder"),
         claimed_at=func.clock_timestamp(),
         kept_until=None,
+        blocked_by=None,
         wake_at=None,
         wake_open=None,
         status_message="Running",

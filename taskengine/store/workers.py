@@ -92,10 +92,16 @@ def suspecting(lease_s: ColumnElement[float]) -> CTE:
     forgotten."""
     settled = func.pg_postmaster_start_time() < func.clock_timestamp() - lease_s * _SECOND
     unsuspected = workers.c.suspected_at.is_(None)
-    return (
-        update(workers)
+    changed = (
+        select(workers.c.id)
         .where(workers.c.presence_key.is_not(None))
         .where(or_(and_(unsuspected, ~_held, settled), and_(~unsuspected, _held)))
+        .with_for_update(skip_locked=True)  # it must not wait for a `reap` while leases wait for it
+        .cte("changed")
+    )
+    return (
+        update(workers)
+        .where(workers.c.id.in_(select(changed.c.id)))
         .values(suspected_at=text("CASE WHEN suspected_at IS NULL THEN clock_timestamp() END"))
         .returning(workers.c.id)
         .cte("suspected")

@@ -229,6 +229,21 @@ async def test_the_settings_may_give_methods_other_scopes(front: Front, issuer: 
     assert (await nothing.send("tools/list")).status == 403
 
 
+@pytest.mark.parametrize("further", [{"auth_scope_includes": {}}])
+async def test_an_answer_to_a_question_needs_the_scope_for_it_whichever_way_it_comes(
+    front: Front, issuer: AuthorizationServer, hands: Hands
+) -> None:
+    answers = {"user_name": accept(name="Ada")}
+    forms = {"elicitation": {}}
+    peer = await front.modern(issuer.token(aud=RESOURCE, scope="tools:call"))
+    state = (await peer.call("ask_name", capabilities=forms)).result["requestState"]
+    reply = await peer.call("ask_name", capabilities=forms, requestState=state, inputResponses=answers)
+    assert (reply.status, challenge(reply)["scope"]) == (403, "tasks:write tools:call")
+    peer = await front.modern(issuer.token(aud=RESOURCE, scope="tools:call tasks:write"))
+    reply = await peer.call("ask_name", capabilities=forms, requestState=state, inputResponses=answers)
+    assert reply.text == "Hello, Ada!"
+
+
 async def test_no_log_line_holds_a_token(
     front: Front, issuer: AuthorizationServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -92,8 +92,7 @@ async def test_a_token_that_is_handed_over_is_sealed_renewed_and_gone_at_the_end
 
 
 async def _rows(store: Store) -> Any:
-    found = await store._database.run(text("SELECT id, token, row_to_json(tasks)::text AS everything FROM tasks"))
-    return found.all()
+    return await store._database.run(text("SELECT id, token, row_to_json(tasks)::text AS everything FROM tasks"))
 
 
 async def test_without_a_key_ring_no_token_is_handed_over(settings: Settings) -> None:

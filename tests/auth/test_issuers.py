@@ -11,6 +11,7 @@ import pytest
 from taskengine.auth import keys, server
 from taskengine.auth.config import Issuer
 from taskengine.auth.discovery import metadata_urls
+from taskengine.errors import IssuerUnavailable
 from taskengine.server import create_app
 from taskengine.settings import Settings
 from tests.auth.authorization_server import JWT_BEARER, AuthorizationServer, Key, authorization_server
@@ -231,3 +232,26 @@ async def test_signed_tokens_may_be_introspected_too(front: Front, issuer: Autho
 async def test_without_a_name_of_ours_opaque_tokens_are_refused(front: Front, issuer: AuthorizationServer) -> None:
     assert await answer_to(front, issuer.opaque(aud=RESOURCE)) == 401
     assert issuer.requests == []
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("address", ["https://[x", "http://[::1", "https://a]b/", "//[", 7, ["https://x"]])
+async def test_an_address_that_is_none_makes_its_issuer_unavailable(
+    front: Front, issuer: AuthorizationServer, address: Any
+) -> None:
+    issuer.metadata = {"jwks_uri": address, "introspection_endpoint": address}
+    token = issuer.token(aud=RESOURCE)
+    assert await answer_to(front, token) == 503
+    issuer.metadata = {}
+    assert await answer_to(front, token) == 200
+
+
+async def test_keys_that_cannot_be_fetched_for_whatever_reason_make_their_issuer_unavailable() -> None:
+    async def fetch() -> dict[str, Any]:
+        raise RuntimeError("nobody foresaw this")
+
+    known = keys.KeySet("https://login.example", fetch)
+    for _ in range(2):
+        with pytest.raises(IssuerUnavailable, match="RuntimeError"):
+            await known.candidates("a", "ES256")
+    await known.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from datetime import timedelta
 from typing import Any
 
 import httpx2
@@ -180,3 +181,71 @@ async def test_a_call_whose_token_expires_can_be_gone_on_with(
     await hands.complete(claim, "came")
     assert (await again).text == "came"
     assert len(await hands.rows()) == 1
+
+
+async def test_requests_of_a_session_end_with_their_token_whatever_their_framing(
+    front: Front, issuer: AuthorizationServer, hands: Hands
+) -> None:
+    """M-SUB-16: with an event id to come back with, or with an error that says to ask again; the tasks go on."""
+    brief = issuer.token(aud=RESOURCE, exp=int(time.time()) + 6)
+    plain, old, oldest = [await front.legacy(brief) for _ in range(3)]
+    task_id = await plain.begin("job")
+    await old.initialize("2025-06-18")
+    await oldest.initialize("2025-03-26")
+    batch = [oldest.message("tools/call", call_params("plain_job"))]
+    async with asyncio.timeout(20):
+        one, waited, streamed, together = await asyncio.gather(
+            plain.send("tools/call", call_params("plain_job"), {"accept": "application/json"}),
+            plain.send("tasks/result", {"taskId": task_id}, {"accept": "application/json"}),
+            old.send("tools/call", call_params("plain_job")),
+            oldest.http.post(oldest.url, json=batch, headers=oldest.headers()),
+        )
+    for reply in (one, waited, streamed):
+        assert reply.error["code"] == -32603
+        assert "token" in reply.error["message"]
+    assert streamed.streamed
+    assert "ask again with a new one" in together.text
+    assert {row.status for row in await hands.rows()} == {"working"}
+
+
+async def test_a_stream_with_event_ids_is_left_at_the_end_of_its_token_and_gone_on_with_by_the_next(
+    front: Front, issuer: AuthorizationServer, hands: Hands
+) -> None:
+    session = await front.legacy(issuer.token(aud=RESOURCE, exp=int(time.time()) + 4))
+    await session.initialize("2025-06-18")
+    async with session.stream("tools/call", call_params("plain_job", token=1)) as stream:
+        claim = await hands.take()
+        await hands.progress(claim, 1)
+        assert (await stream.next())["params"]["progress"] == 1
+        async with asyncio.timeout(20):
+            with pytest.raises(StopAsyncIteration):
+                await stream.next(20)
+    session.http.headers["authorization"] = f"Bearer {issuer.token(aud=RESOURCE)}"
+    async with session.listen(stream.last_event) as resumed:
+        await hands.complete(claim, "came")
+        assert (await resumed.next())["result"]["content"][0]["text"] == "came"
+
+
+async def test_a_call_without_a_task_is_answered_although_its_token_has_expired(
+    front: Front, issuer: AuthorizationServer
+) -> None:
+    session = await front.legacy(issuer.token(aud=RESOURCE, exp=int(time.time()) + 2))
+    await session.initialize("2025-06-18")
+    assert (await session.call("slow", {"steps": 18})).text == "slept"
+
+
+@pytest.mark.parametrize("further", [{"handle_tools": "auto", "inline_wait": timedelta(hours=1)}])
+async def test_a_wait_for_a_task_ends_with_its_token(front: Front, issuer: AuthorizationServer, hands: Hands) -> None:
+    """The result says how the task stands, as at the end of any wait (M-SUB-16)."""
+    brief = issuer.token(aud=RESOURCE, exp=int(time.time()) + 4)
+    peer, session = await front.modern(brief), await front.legacy(brief)
+    task_id = (await peer.call("who", tasks=True)).result["taskId"]
+    only_json = {"accept": "application/json"}
+    async with asyncio.timeout(20):
+        replies = await asyncio.gather(
+            peer.call("task_wait", {"task_id": task_id}),
+            session.send("tools/call", call_params("task_wait", {"task_id": task_id}), only_json),
+            session.send("tools/call", call_params("bridged"), only_json),
+        )
+    for reply in replies:
+        assert reply.result["structuredContent"]["status"] == "working"

@@ -15,7 +15,9 @@ from taskengine.errors import DeclarationError
 from taskengine.schema import Schema
 from taskengine.server import create_app
 from taskengine.settings import Settings
+from taskengine.wire.meta import IDEMPOTENCY_KEY
 from tests.bridge.tools import engine
+from tests.legacy.peer import serving as connected
 from tests.server.peer import EXTENSION, Hands, Peer, Reply, accept, front_end, peer_of, serving
 
 FORMS: dict[str, Any] = {"elicitation": {}}
@@ -271,3 +273,22 @@ def test_a_tool_without_tasks_needs_no_bridge() -> None:
             async def direct() -> str:
                 """Direct."""
                 return ""
+
+
+async def test_a_call_with_a_key_joins_no_other_and_is_found_by_its_key(
+    peer: Peer, hands: Hands, settings: Settings
+) -> None:
+    """Also after the task has ended that it might have joined, and on both wires."""
+    meta = {"name": "shared", "arguments": {"n": 2}, "_meta": {IDEMPOTENCY_KEY: "k2"}}
+    await peer.call("shared", {"n": 2})
+    await peer.call("shared", {"n": 2}, meta={IDEMPOTENCY_KEY: "k1"})
+    async with connected(engine, settings) as older:
+        await older.initialize()
+        await older.send("tools/call", meta)
+        assert len(await hands.rows()) == 3
+        for _ in range(3):
+            await hands.run(engine)
+        assert (await peer.call("shared", {"n": 2}, meta={IDEMPOTENCY_KEY: "k1"})).text == "shared 2"
+        assert (await older.send("tools/call", meta)).text == "shared 2"
+        assert (await older.send("tools/call", {**meta, "arguments": {"n": 3}})).error["code"] == -32602
+    assert len(await hands.rows()) == 3

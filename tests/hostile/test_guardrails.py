@@ -240,3 +240,42 @@ async def test_json_that_is_all_structure_is_refused(settings: Settings, content
         if content.startswith(b"[],"):
             assert str(MAX_CONTAINERS) in error["message"]
         await served.serves()
+
+
+@pytest.mark.parametrize(
+    "behind", [b"\r\n", b"GET /he", head("tools/list", "Content-Length: 100") + b"\r\n", call("greet")[:-1]]
+)
+async def test_a_stream_is_not_cut_for_what_comes_behind_it(settings: Settings, behind: bytes) -> None:
+    """What is asked behind an answer has its time when its turn comes."""
+    async with (
+        front(settings, headers_s=0.4, body_s=0.4) as served,
+        line(served.running.url) as listening,
+        line(served.running.url) as late,
+    ):
+        await listening.send(LISTEN)
+        assert await listening.begins() == 200
+        await listening.send(behind)
+        for start in (call("greet"), head("tools/list", "Content-Length: 100") + b"\r\n"):
+            await late.send(start)  # its bound begins later, and has passed when it is closed
+            if start == call("greet"):
+                assert (await late.answer())[0] == 200
+        assert await late.rest() == b""
+        await served.service.announce_tools()
+        async with asyncio.timeout(LONG_S):
+            await listening.reader.readuntil(b"notifications/tools/list_changed")
+
+
+async def test_a_request_whose_body_is_missing_makes_room_when_its_turn_has_come(settings: Settings) -> None:
+    async with front(settings, connections=1) as served, line(served.running.url) as owing:
+        await owing.send(call("greet") + head("tools/list", "Content-Length: 100") + b"\r\n")
+        assert (await owing.answer())[0] == 200
+        await served.serves()
+        assert await owing.rest() == b""
+
+
+async def test_a_body_that_never_comes_behind_an_answer_is_given_up(settings: Settings) -> None:
+    async with front(settings, body_s=0.3) as served, line(served.running.url) as owing:
+        await owing.send(call("greet") + head("tools/list", "Content-Length: 100") + b"\r\n")
+        assert (await owing.answer())[0] == 200
+        assert await owing.rest() == b""
+        await until(lambda: len(served.running.crowd) == 0)

@@ -9,6 +9,7 @@ import pytest
 
 from taskengine.records import Question
 from taskengine.settings import Settings
+from taskengine.store.sealing import MARK
 from taskengine.wire import legacy
 from tests.legacy.peer import ALL, DOCUMENT, FORMS, Peer, call_params, serving
 from tests.legacy.test_tasks import related
@@ -321,3 +322,19 @@ async def test_questions_are_not_made_tasks_of_the_client(newcomer: Peer, hands:
         await newcomer.answer(await stream.next(), accept(ok=True))
     await hands.run(engine)
     assert (await newcomer.result(task_id)).text == "accept True"
+
+
+async def test_an_answer_to_a_task_that_cannot_be_read_is_refused_with_a_sentence(
+    peer: Peer, hands: Hands, settings: Settings
+) -> None:
+    task_id = await peer.begin("job")
+    await hands.ask(await hands.take(), form("a"))
+    url = settings.database_url.get_secret_value()
+    async with peer.stream("tasks/result", {"taskId": task_id}) as stream:
+        question = await stream.next()
+        (before,) = await execute(url, "SELECT params FROM inputs WHERE task_id = $1", task_id)
+        await execute(url, "UPDATE inputs SET params = $2 WHERE task_id = $1", task_id, f"{MARK}00000000:AAAA")
+        reply = await peer.answer(question, accept(ok=True))
+        await execute(url, "UPDATE inputs SET params = $2 WHERE task_id = $1", task_id, before["params"])
+    assert reply.status == 500
+    assert reply.error["message"].startswith("The server cannot read this task for now")

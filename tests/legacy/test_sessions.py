@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from taskengine.settings import Settings
 from tests.legacy.peer import ALL, FORMS, LATEST, Peer, peer_of, serving
 from tests.legacy.tools import engine
 from tests.server.peer import Hands, front_end
+from tests.store.sql import execute
 
 
 async def test_initialize_says_what_is_served(newcomer: Peer) -> None:
@@ -179,3 +181,25 @@ async def test_a_database_that_is_away_does_not_end_sessions(
 
 def levels(messages: list[dict[str, Any]]) -> list[str]:
     return [message["params"]["level"] for message in messages if message.get("method") == "notifications/message"]
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
+async def test_what_nobody_foresaw_is_an_error_in_json_and_in_the_log(
+    peer: Peer, settings: Settings, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = settings.database_url.get_secret_value()
+    await execute(url, "ALTER TABLE sessions RENAME COLUMN log_level TO another_level")
+    body = {"jsonrpc": "2.0", "method": "notifications/cancelled"} if method == "POST" else None
+    reply = await peer.request(method, json.dumps(body) if body else None, {"last-event-id": None})
+    await execute(url, "ALTER TABLE sessions RENAME COLUMN another_level TO log_level")
+    assert reply.status == 500
+    assert reply.error["message"] == "Internal error: it is in the server's log"
+    assert "internal error" in caplog.text
+
+
+async def test_a_session_that_cannot_be_ended_is_an_error_in_json(peer: Peer, settings: Settings) -> None:
+    url = settings.database_url.get_secret_value()
+    await execute(url, "ALTER TABLE sessions ADD CONSTRAINT none_ends CHECK (ended_at IS NULL)")
+    reply = await peer.request("DELETE")
+    await execute(url, "ALTER TABLE sessions DROP CONSTRAINT none_ends")
+    assert (reply.status, reply.error["message"]) == (500, "Internal error: it is in the server's log")

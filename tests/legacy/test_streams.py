@@ -127,3 +127,32 @@ async def test_open_streams_are_kept_alive(peer: Peer, hands: Hands) -> None:
         await asyncio.sleep(0.8)
         await hands.complete(claim)
         assert "result" in await stream.next()
+
+
+@pytest.mark.parametrize("position", ["9" * 18, "9" * 17, "9" * 5_000, "-1", "1e3"])
+async def test_a_place_that_no_stream_can_have_is_refused(peer: Peer, position: str) -> None:
+    async with peer.listen() as stream:
+        await stream.event()
+    token, _, *rest = stream.last_event.split(".")
+    headers = {"accept": "text/event-stream", "last-event-id": ".".join([token, position, *rest])}
+    assert (await peer.request("GET", headers=headers)).status == 400
+
+
+async def test_the_last_place_that_a_stream_can_have_is_taken(peer: Peer) -> None:
+    async with peer.listen() as stream:
+        await stream.event()
+    token, _, *rest = stream.last_event.split(".")
+    async with peer.listen(".".join([token, "9" * 16, *rest])) as resumed:
+        assert (await resumed.event()).message is None
+        task_id = await peer.begin("job")
+        await peer.send("tasks/cancel", {"taskId": task_id})
+        assert (await resumed.next())["params"]["taskId"] == task_id
+
+
+@pytest.mark.parametrize("progress", ["nan", "inf", "-inf", "1e999", "x"])
+async def test_progress_that_no_stream_can_have_told_is_refused(peer: Peer, progress: str) -> None:
+    async with peer.stream("tools/call", call_params("slow", token=1)) as stream:
+        await stream.next()
+    token, position, unique, *_ = stream.last_event.split(".")
+    headers = {"accept": "text/event-stream", "last-event-id": f"{token}.{position}.{unique}.{progress}"}
+    assert (await peer.request("GET", headers=headers)).status == 400

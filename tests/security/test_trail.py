@@ -18,6 +18,7 @@ from taskengine.server.trail import MOST, TOO_MANY, Trail
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store.audit import Deed
+from tests.legacy import peer as legacy
 from tests.processes import ROOT, Processes, environment
 from tests.security.guarded_app import engine
 from tests.server.peer import QUEUES, WORKER, Hands, Peer, serving
@@ -171,6 +172,52 @@ async def test_what_cannot_be_stored_before_a_stop_is_said_in_the_log(
 
     monkeypatch.setattr("taskengine.server.trail.LAST_TRIES_S", 0.05)
     trail = Trail(lambda: cast("Any", Away()), on=True)
+    trail.note("ann", "read", "t1", "count")
+    await trail.stop()
+    assert "read by ann: task t1, tool count" in caplog.text
+
+
+async def test_an_id_that_no_task_can_have_is_refused_and_the_log_goes_on(settings: Settings, store: Store) -> None:
+    async with legacy.serving(engine, settings) as peer:
+        await peer.initialize(capabilities=legacy.ALL)
+        for task_id in ("\0", "tsk_\0", "", "x" * 129, "tsk one"):
+            assert (await peer.send("tasks/get", {"taskId": task_id})).error["code"] == -32602
+        await peer.send("tasks/list")
+        await found(store, 1, action="list")
+    refused = await store.audit.find(action="refuse")
+    assert {row["task_id"] for row in refused} == {None}
+    assert sum(row["times"] for row in refused) == 5
+
+
+async def test_what_the_database_has_no_place_for_is_replaced_in_every_text(store: Store) -> None:
+    trail = Trail(lambda: store, on=True)
+    trail.note("a\0b", "read", "t1", "c\0d", "e\ud800f")
+    await trail.stop()
+    (row,) = await store.audit.find()
+    assert (row["actor"], row["tool"], row["detail"]) == ("a\ufffdb", "c\ufffdd", "e?f")
+
+
+async def test_what_the_database_refuses_goes_to_the_log_and_keeps_nothing_back(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    trail = Trail(lambda: store, on=True)
+    trail._noted["ann", "no\0action", "t1", "count", None] = 1, 0.0
+    await trail._flush()
+    assert "by ann: task t1, tool count" in caplog.text
+    trail.note("ann", "read", "t2", "count")
+    await trail.stop()
+    (row,) = await store.audit.find()
+    assert row["task_id"] == "t2"
+
+
+async def test_a_log_that_cannot_be_written_at_all_does_not_keep_a_front_end_from_stopping(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> Store:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr("taskengine.server.trail.LAST_TRIES_S", 0.05)
+    trail = Trail(broken, on=True)
     trail.note("ann", "read", "t1", "count")
     await trail.stop()
     assert "read by ann: task t1, tool count" in caplog.text

@@ -11,7 +11,10 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Mount
+from starlette.types import ASGIApp
 
 from taskengine.server import bodies, create_app
 from taskengine.server.checks import read_accept
@@ -217,3 +220,17 @@ async def test_the_front_end_can_be_mounted_into_another_application(settings: S
         created = await peer.call("report", tasks=True)
         assert (await peer.get(created.result["taskId"])).result["status"] == "working"
         await app.state.service.stop()
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+async def test_middleware_of_the_application_covers_the_endpoint(settings: Settings, mounted: bool) -> None:
+    app = create_app(engine, settings)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["tools.example"])
+    app.add_middleware(GZipMiddleware, minimum_size=1)
+    outer: ASGIApp = Starlette(routes=[Mount("/tools", app)]) if mounted else app
+    path = "/tools/mcp" if mounted else "/mcp"
+    async with front_end(outer, path) as running, httpx2.AsyncClient(trust_env=False) as http:
+        answer = await http.post(running.url, json={}, headers={"accept-encoding": "gzip"})
+        await app.state.service.stop()
+    assert (answer.status_code, answer.text) == (400, "Invalid host header"), "of the middleware, not of the endpoint"
+    assert answer.headers["content-encoding"] == "gzip"

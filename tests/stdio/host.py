@@ -75,7 +75,11 @@ class Host:
         return message
 
     def answer_to(self, request_id: int | str) -> dict[str, Any]:
-        """The answer to a request; what comes before is kept."""
+        """The answer to a request; what comes before is kept, as the answers to others are until they are asked for."""
+        for kept in self.kept:
+            if kept.get("id") == request_id and "method" not in kept:
+                self.kept.remove(kept)
+                return kept
         while True:
             message = self.receive()
             if message.get("id") == request_id and "method" not in message:

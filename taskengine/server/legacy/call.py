@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskengine.errors import TaskNotFound
-from taskengine.server.call import is_task_id
 from taskengine.server.caller import Caller
 from taskengine.server.checks import Accepts
+from taskengine.server.ids import is_task_id
 from taskengine.server.legacy.front import Front
 from taskengine.server.legacy.session import Session
 from taskengine.server.service import Service

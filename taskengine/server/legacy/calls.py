@@ -111,6 +111,7 @@ async def _call_handle(
 async def _call_direct(
     call: Call, tool: Tool, arguments: Mapping[str, Any], exchange: Exchange, framing: Labelled
 ) -> Any:
+    exchange.outlive_token()
     run = DirectRun(call, tool, arguments)
     key, requests = key_of(call.session, call.request_id), call.front.requests
     requests.begin(key, run.cancel)
@@ -136,7 +137,7 @@ async def _call_inline(
     capabilities = with_answers_by_model(call.capabilities) if bridged else call.capabilities
     ttl_ms = milliseconds(call.service.ttl_of(tool))
     new = _new_task(call, tool, arguments, ttl_ms, capabilities=capabilities, token=None, told=False)
-    if bridged:
+    if bridged and new.same is None:  # a call with a key joins no other: it counts by that alone
         new = replace(new, dedupe=joined_by(tool, arguments, {}))
     record = await _create(call, new)
     framing.stream = call.front.tokens.seal("call", s=call.session.id, r=call.request_id, t=record.id, p=token)
@@ -162,6 +163,7 @@ async def follow_call(
         within_s = wait_of(tool, call.caller.patience, call.service.settings).total_seconds()
         if turn is not None:  # its client has waited before
             within_s -= (record.now - record.created_at).total_seconds()
+        within_s = call.caller.within_token(within_s)
 
     def on_cancel() -> None:
         if not kept:  # a task that its client may still ask for is not touched by the end of a request

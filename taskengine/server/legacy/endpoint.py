@@ -137,6 +137,8 @@ class LegacyEndpoint:
             await send_json(send, refused.status, error_response(None, refused.error))
         except StoreUnavailable as error:
             await send_json(send, 503, error_response(None, rpc_error(error)))
+        except Exception as error:
+            await send_json(send, 500, error_response(None, rpc_error(error)))
         else:
             await send_empty(send, 204)
 
@@ -163,6 +165,8 @@ class LegacyEndpoint:
         except StoreUnavailable as error:
             refused = _Refused(503, "The server cannot reach its database for now: try again")
             raise refused from error
+        except Exception as error:
+            raise _Refused(500, rpc_error(error).message) from None
         versions: Sequence[str] = values(headers, VERSION)
         if any(version != session.version for version in versions):
             raise _Refused(400, f"This session speaks MCP {session.version}, and the header says otherwise")
@@ -188,6 +192,8 @@ class LegacyEndpoint:
             raise _Refused(400, rpc_error(error).message) from None
         except StoreUnavailable as error:
             raise _Refused(503, rpc_error(error).message) from None
+        except Exception as error:  # a fault of ours, or of the stored task: said in the log by the table
+            raise _Refused(500, rpc_error(error).message) from None
 
     async def _request(self, call: Call, line: Line) -> None:
         tool = call.params.get("name") if call.request.method == "tools/call" else None
@@ -224,7 +230,7 @@ class LegacyEndpoint:
     def _exchange(
         self, request_id: RequestId, caller: Caller, session: Session, framing: Labelled, line: Line
     ) -> Exchange:
-        """Streams whose client can come back are closed after a time, and at the end of its token (M-SUB-16)."""
+        """Streams whose client can come back are closed after a time, and all at the end of its token (M-SUB-16)."""
         settings = self._service.settings
         limits = [settings.stream_limit.total_seconds() or None, caller.stream_s]
         limit_s = min((limit for limit in limits if limit is not None), default=None)
@@ -238,4 +244,5 @@ class LegacyEndpoint:
             status_of=lambda _: 200,  # L-TRANS-27
             framing=framing,
             limit_s=limit_s if polled else None,
+            token_s=caller.stream_s,
         )

@@ -99,6 +99,7 @@ async def _resumed(call: Call, place: Place, exchange: Exchange, framing: Labell
             if run is None:
                 with front.running(call.session, call.request_id, exchange, turn=turn):
                     return await front.elsewhere.result(call.session.id, facts["i"])
+            exchange.outlive_token()
             with front.running(call.session, call.request_id, exchange, run.cancel, turn):
                 return await run.serve(exchange, framing)
 

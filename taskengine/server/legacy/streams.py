@@ -6,6 +6,7 @@ this stream and not answered yet: whoever comes back is not asked again.
 
 from __future__ import annotations
 
+import math
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ __all__ = ["Labelled", "Place", "read_place"]
 
 RETRY_MS = 1_000
 KINDS = ("call", "result", "direct", "listen")
+MAX_DIGITS = 16
+"""Of a place in a stream: microseconds since 1970 have as many until the year 2286."""
 MAX_ASKED_BYTES = 8_192
 """Names come back as a header: questions beyond this are put again."""
 
@@ -37,6 +40,7 @@ class Labelled(Framing):
         self.asked = place.asked if place is not None else ()
         self.goes_on = False
         """What the stream follows outlives this front end: another one can go on with it."""
+        self._resumed = place is not None
         self._begins_empty = begins_empty
         self._resumable = resumable
         self._connection = secrets.token_hex(4)
@@ -58,6 +62,10 @@ class Labelled(Framing):
     def closing(self) -> bytes:  # type: ignore[override]
         """When to come back (L-TRANS-09)."""
         return f"retry: {RETRY_MS}\n\n".encode() if self._begins_empty and self._named else b""
+
+    @property
+    def leads_back(self) -> bool:  # type: ignore[override]
+        return self.begun or self._resumed
 
     def event(self, body: bytes) -> bytes:
         return self._id() + b"data: " + body + b"\n\n"
@@ -101,7 +109,9 @@ def read_place(tokens: Tokens, session: str, event: str) -> Place:
         raise ValueError("not the name of an event")
     stream, position, _, progress, *asked = parts
     facts = tokens.open(stream, *KINDS)
-    if facts["s"] != session or not position.isdecimal() or len(position) > 18:
+    if facts["s"] != session or not position.isdecimal() or len(position) > MAX_DIGITS:
         raise ValueError("of another session")
     told = float(progress.replace("_", ".")) if progress else None
+    if told is not None and not math.isfinite(told):
+        raise ValueError("no progress has such a value")
     return Place(stream, facts, int(position), told, tuple(asked))
