@@ -96,7 +96,7 @@ async def test_foreign_and_missing_are_the_same_statement(
         original = database.run
 
         async def noting(statement: Any, values: Any = None, _original: Any = original, _seen: list[str] = seen) -> Any:
-            _seen.append(str(statement))
+            _seen.append(getattr(statement, "sql", None) or str(statement))
             return await (_original(statement) if values is None else _original(statement, values))
 
         database.run = noting
