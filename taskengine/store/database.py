@@ -62,7 +62,7 @@ def unavailable(error: BaseException) -> bool:
         return True
     if isinstance(original, asyncpg.InterfaceError) and isinstance(original, ValueError):
         return False  # asyncpg refuses an argument: it will do so again
-    if isinstance(original, OSError | TimeoutError | asyncpg.InterfaceError):
+    if isinstance(original, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return True
     return _sqlstate(error).startswith(_PASSING) or _sqlstate(error) in _TO_DO
 
@@ -153,7 +153,8 @@ class Database:
         self.audits = settings.audit
         """Whether what changes a task is recorded with it."""
         self._cache = {} if settings.prepared_statements else {"statement_cache_size": 0}
-        self._pool = Pool(self._connect, settings.database_pool, POOL_TIMEOUT_S)
+        self._size = settings.database_pool
+        self._pool = Pool(self._connect, self._size, POOL_TIMEOUT_S)
 
     async def _connect(self) -> Any:
         return await asyncpg.connect(
@@ -181,15 +182,16 @@ class Database:
         )
 
     async def _on_one(self, work: Callable[[Any], Awaitable[_T]]) -> _T:
-        """A connection that Postgres closed while it was idle (a restart) is replaced and the work tried again once:
-        it had not been sent whole, so nothing was done twice."""
+        """A connection that Postgres closed while it was idle (a restart) is replaced and the work tried again: nothing
+        had been sent, so nothing was done twice. All that were idle then may have been."""
         try:
-            try:
-                return await self._once(work)
-            except asyncpg.InterfaceError as error:
-                if not _was_closed_while_idle(error):
-                    raise
-                return await self._once(work)
+            for _ in range(self._size):
+                try:
+                    return await self._once(work)
+                except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+                    if not _was_closed_while_idle(error):
+                        raise
+            return await self._once(work)
         except Exception as error:
             if unavailable(error):
                 raise StoreUnavailable(reason(error)) from error
@@ -267,4 +269,7 @@ def _text(statement: Executable | Prepared, values: Mapping[str, Any]) -> tuple[
 
 
 def _was_closed_while_idle(error: BaseException) -> bool:
+    """Also while its end is still being read: the driver is not ready for anything then, and says so."""
+    if isinstance(error, asyncpg.InternalClientError):
+        return "another operation (2) is in progress" in str(error)  # 2: it reads on after an error
     return isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
