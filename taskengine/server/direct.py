@@ -7,14 +7,14 @@ it runs again from the top with the answers that the sealed state carries.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from taskengine.calling import Outcome, call_async, call_sync, outcome_of_message
 from taskengine.content import encode_json
 from taskengine.durations import describe
-from taskengine.errors import BadAnswer, Suspended, TaskCancelled
+from taskengine.errors import BadAnswer, Suspended
 from taskengine.identity import Identity
 from taskengine.questions import check_answer
 from taskengine.records import Answered, Question
@@ -22,6 +22,7 @@ from taskengine.replay import asked_otherwise
 from taskengine.server.exchange import Exchange
 from taskengine.server.progress import Reporter
 from taskengine.server.rounds import Rounds
+from taskengine.server.syncport import SyncPort
 from taskengine.threads import in_thread
 from taskengine.tool import Tool
 from taskengine.wire import modern
@@ -60,7 +61,7 @@ async def _run(tool: Tool, arguments: Mapping[str, Any], port: _Port) -> Outcome
     }
     if tool.is_async:
         return await call_async(tool, arguments, port, **limits)
-    sync_port = _SyncPort(port, asyncio.get_running_loop())
+    sync_port = SyncPort(port, asyncio.get_running_loop())
     return await in_thread(partial(call_sync, tool, arguments, sync_port, **limits), port.rounds.call.service.threads)
 
 
@@ -147,62 +148,3 @@ class _Port(_Facts):
 
     async def tools_changed(self) -> None:
         await self.rounds.call.service.announce_tools()
-
-
-class _SyncPort:
-    """The same for a `def` tool in its thread, which waits while the event loop sends."""
-
-    durable = None
-
-    def __init__(self, port: _Port, loop: asyncio.AbstractEventLoop) -> None:
-        self._port, self._loop = port, loop
-
-    @property
-    def task_id(self) -> str | None:
-        return self._port.task_id
-
-    @property
-    def attempt(self) -> int:
-        return self._port.attempt
-
-    @property
-    def capabilities(self) -> Mapping[str, Any]:
-        return self._port.capabilities
-
-    @property
-    def first(self) -> Mapping[str, Mapping[str, Any]]:
-        return self._port.first
-
-    @property
-    def caller(self) -> Identity | None:
-        return self._port.caller
-
-    @property
-    def cancelled(self) -> bool:
-        return self._port.cancelled
-
-    def progress(self, progress: float, total: float | None, message: str | None) -> None:
-        self._go_on()
-        if self._port.reporter.wants_progress:
-            self._wait_for(self._port.progress(progress, total, message))
-
-    def log(self, level: str, data: Any, logger: str | None) -> None:
-        self._go_on()
-        if self._port.reporter.wants(level):
-            self._wait_for(self._port.log(level, data, logger))
-
-    def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
-        self._go_on()
-        return self._port.take(questions)
-
-    def tools_changed(self) -> None:
-        self._go_on()
-        self._wait_for(self._port.tools_changed())
-
-    def _go_on(self) -> None:
-        """Raises TaskCancelled in a thread whose call is over."""
-        if self._port.cancelled:
-            raise TaskCancelled
-
-    def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -51,7 +51,8 @@ async def worker_killed(run: Run) -> list[float]:
     children = psutil.Process(run.site.workers[name].pid).children(recursive=True)
     at = await run.kill(name)
     recovered = await run.started_again(held, at)
-    _, alive = psutil.wait_procs(children, 1)
+    # One that was just starting finds out once it has loaded what it asks the kernel with.
+    _, alive = await asyncio.to_thread(psutil.wait_procs, children, 10)
     if alive:
         raise Wrong(f"{len(alive)} tool processes outlived their worker")
     return recovered

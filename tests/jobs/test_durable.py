@@ -111,7 +111,7 @@ async def test_a_sleeping_task_holds_nothing_and_wakes(
     await asyncio.to_thread(first.wait, 10)
     await execute(database_url, DUE, task_id)
     processes.worker(APP)
-    await appears(ledger, "before")
+    await appears(ledger, "before", times=2)
     # The journal says until when it sleeps, so an early waking only makes it wait again.
     await execute(database_url, "UPDATE journal SET due = now() WHERE task_id = $1 AND kind = 'sleep'", task_id)
     await waits(durable, task_id)

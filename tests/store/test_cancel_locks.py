@@ -27,6 +27,13 @@ async def other(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
     await connection.close()
 
 
+@pytest.fixture
+async def third(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
 async def family(store: Store) -> Claim:
     """A parent whose children were stored against the order of their names."""
     claim = await claimed(store)
@@ -35,13 +42,13 @@ async def family(store: Store) -> Claim:
     return claim
 
 
-async def waited_for(connection: asyncpg.Connection[Any]) -> None:
-    """Somebody waits for what this session has locked."""
-    pid = await connection.fetchval("SELECT pg_backend_pid()")
+async def wait_for_locks(connection: asyncpg.Connection[Any], sessions: int) -> None:
+    """So many sessions wait for what another has locked."""
+    blocked = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pg_blocking_pids(pid) <> '{}'"
+    )
     async with asyncio.timeout(20):
-        while not await connection.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))", pid
-        ):
+        while await connection.fetchval(blocked) < sessions:
             await asyncio.sleep(0.02)
 
 
@@ -56,19 +63,26 @@ async def test_a_cancel_locks_the_children_in_the_order_of_their_names(
     async with other.transaction():
         await other.execute(LOCK, CHILDREN[0])
         cancelling = asyncio.create_task(store.tasks.cancel(claim.task_id, OWNER))
-        await waited_for(other)
+        await wait_for_locks(other, 1)
         for name in CHILDREN[1:]:
             assert await other.fetchval(f"{LOCK} NOWAIT", name) == name
     await cancelling
     assert await statuses(store, claim) == {Status.CANCELLED}
 
 
-async def test_a_cancel_that_met_a_deadlock_is_done_all_the_same(store: Store, other: asyncpg.Connection[Any]) -> None:
+async def test_a_cancel_that_met_a_deadlock_is_done_all_the_same(
+    store: Store, other: asyncpg.Connection[Any], third: asyncpg.Connection[Any]
+) -> None:
+    """The cancel is the last to wait, for a session looks for a deadlock once, some time after its wait began."""
     claim = await family(store)
     async with other.transaction():
-        await other.execute(LOCK, CHILDREN[0])
-        cancelling = asyncio.create_task(store.tasks.cancel(claim.task_id, OWNER))
-        await waited_for(other)
-        assert await other.fetchval(LOCK, claim.task_id) == claim.task_id  # once the cancel has given way
+        await other.execute(LOCK, CHILDREN[1])
+        async with third.transaction():
+            await third.execute(LOCK, CHILDREN[0])
+            cancelling = asyncio.create_task(store.tasks.cancel(claim.task_id, OWNER))
+            await wait_for_locks(third, 1)
+            given_way = asyncio.create_task(other.fetchval(LOCK, claim.task_id))
+            await wait_for_locks(third, 2)
+        assert await given_way == claim.task_id  # once the cancel has met the lock of the other and given way
     await cancelling
     assert await statuses(store, claim) == {Status.CANCELLED}

@@ -10,14 +10,13 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from taskengine.calling import Outcome, call_async, call_sync, outcome_of_message
 from taskengine.durations import describe
 from taskengine.errors import BadAnswer, StoreUnavailable, TaskCancelled, ToolError
-from taskengine.identity import Identity
 from taskengine.records import Question
 from taskengine.server.exchange import Exchange
 from taskengine.server.legacy.answers import DIRECT, OFFERS, read_answer
@@ -25,6 +24,7 @@ from taskengine.server.legacy.call import Call
 from taskengine.server.legacy.front import Wanted
 from taskengine.server.legacy.streams import Labelled
 from taskengine.server.progress import Reporter
+from taskengine.server.syncport import SyncPort
 from taskengine.threads import in_thread
 from taskengine.tool import Tool
 from taskengine.wire import legacy
@@ -118,7 +118,7 @@ async def _run(call: Call, tool: Tool, arguments: Mapping[str, Any], port: _Port
     }
     if tool.is_async:
         return await call_async(tool, arguments, port, **limits)
-    sync_port = _SyncPort(port, asyncio.get_running_loop())
+    sync_port = SyncPort(port, asyncio.get_running_loop())
     return await in_thread(partial(call_sync, tool, arguments, sync_port, **limits), call.service.threads)
 
 
@@ -197,63 +197,3 @@ class _Port(_Facts):
             del front.answers[request_id]
             if not future.done():
                 await self._run.notify(legacy.cancelled_notification(request_id, "It needs no answer any more"))
-
-
-class _SyncPort:
-    """The same for a `def` tool in its thread, which waits while the event loop works."""
-
-    durable = None
-
-    def __init__(self, port: _Port, loop: asyncio.AbstractEventLoop) -> None:
-        self._port, self._loop = port, loop
-
-    @property
-    def task_id(self) -> str | None:
-        return self._port.task_id
-
-    @property
-    def attempt(self) -> int:
-        return self._port.attempt
-
-    @property
-    def capabilities(self) -> Mapping[str, Any]:
-        return self._port.capabilities
-
-    @property
-    def first(self) -> Mapping[str, Mapping[str, Any]]:
-        return self._port.first
-
-    @property
-    def caller(self) -> Identity | None:
-        return self._port.caller
-
-    @property
-    def cancelled(self) -> bool:
-        return self._port.cancelled
-
-    def progress(self, progress: float, total: float | None, message: str | None) -> None:
-        self._go_on()
-        if self._port.reporter.wants_progress:
-            self._wait_for(self._port.progress(progress, total, message))
-
-    def log(self, level: str, data: Any, logger: str | None) -> None:
-        self._go_on()
-        if self._port.reporter.wants(level):
-            self._wait_for(self._port.log(level, data, logger))
-
-    def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
-        self._go_on()
-        answers: Mapping[str, Mapping[str, Any]] = self._wait_for(self._port.ask(questions))
-        return answers
-
-    def tools_changed(self) -> None:
-        self._go_on()
-        self._wait_for(self._port.tools_changed())
-
-    def _go_on(self) -> None:
-        """Raises TaskCancelled in a thread whose call is over."""
-        if self._port.cancelled:
-            raise TaskCancelled
-
-    def _wait_for(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
