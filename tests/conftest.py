@@ -96,7 +96,6 @@ def settings(database_url: str, services: Services) -> Settings:
     """
     return Settings(
         linger=timedelta(0),
-        sync_slots=1,  # each is a process that is started with its worker, beside the spare one
         database_url=SecretStr(database_url),
         broker_url=SecretStr(services.broker_url),
         namespace=f"t{secrets.token_hex(6)}",

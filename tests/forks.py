@@ -189,6 +189,7 @@ def _become(parent: int, arguments: Sequence[str], log: str, env: Mapping[str, s
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv = ["taskengine", *arguments]
+    sys.orig_argv = [sys.executable, "-m", "taskengine", *arguments]  # a worker may start itself anew
     return arguments
 
 
