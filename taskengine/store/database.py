@@ -30,6 +30,13 @@ CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 30
 POOL_TIMEOUT_S = 5
 
+_PLANNING = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
+"""Each statement is made to be found by an index, whatever its values, and is planned once per session.
+
+Left to itself, PostgreSQL takes some for better planned anew at each execution, which costs more than executing them;
+keeps a plan from when a table was nearly empty; and compiles what it believes to be expensive.
+"""
+
 # SQLSTATE classes after which the same statement may succeed later: connection, resources, operator intervention,
 # read-only standby, serialisation, deadlock, lock timeout.
 # Besides what an operator has to do first.
@@ -153,15 +160,25 @@ class Database:
         self.audits = settings.audit
         """Whether what changes a task is recorded with it."""
         self._cache = {} if settings.prepared_statements else {"statement_cache_size": 0}
+        self._planning = _PLANNING
         self._size = settings.database_pool
         self._pool = Pool(self._connect, self._size, POOL_TIMEOUT_S)
 
     async def _connect(self) -> Any:
+        try:
+            return await self._connected()
+        except asyncpg.ProtocolViolationError:
+            if not self._planning:
+                raise
+            self._planning = {}  # a pooler lets no client set these: it goes without
+            return await self._connected()
+
+    async def _connected(self) -> Any:
         return await asyncpg.connect(
             self.url,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=COMMAND_TIMEOUT_S,
-            server_settings={"application_name": "taskengine", "timezone": "UTC"},
+            server_settings={"application_name": "taskengine", "timezone": "UTC", **self._planning},
             record_class=Row,
             **self._cache,
         )
