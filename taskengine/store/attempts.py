@@ -98,7 +98,8 @@ class Attempts:
         self._journal = journal
         self._waits = waits
         self._claims = Claims(database, limits)
-        self._completing = Batches(database, _COMPLETE, {"task": "id"})
+        # An end is stored also for an attempt that was stopped meanwhile: the work is done.
+        self._completing = Batches(database, _COMPLETE, {"task": "id"}, large=["content"], unasked=True)
         self._reporting = Batches(database, _PROGRESS, {"task": "id"})
         self.loading: set[tuple[str, int]] = set()
         """Claims of this process whose journal is still being read: held, and not yet run. For the heartbeat."""

@@ -6,12 +6,13 @@ is one round trip and commits by itself.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import Executable
+from sqlalchemy import Executable, Integer, bindparam, exists, func, literal_column, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -20,15 +21,18 @@ from taskengine.errors import EngineError, StoreUnavailable
 from taskengine.settings import Settings
 from taskengine.store.pool import Pool
 from taskengine.store.sealing import Sealing
-from taskengine.store.statements import Prepared, compiled
+from taskengine.store.statements import Prepared, compiled, prepared
 
-__all__ = ["Database", "Row", "Rows", "Transaction", "deadlocked", "driver_url", "reason", "unavailable"]
+__all__ = ["Database", "Row", "Rows", "Transaction", "deadlocked", "driver_url", "held_up", "reason", "unavailable"]
 
 _T = TypeVar("_T")
 
 CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 30
 POOL_TIMEOUT_S = 5
+LOOK_S = 1.0
+BLIND_S = 5.0
+"""After this time a session that cannot be looked at counts as blocked."""
 
 _PLANNING = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
 """Each statement is made to be found by an index, whatever its values, and is planned once per session.
@@ -41,6 +45,9 @@ keeps a plan from when a table was nearly empty; and compiles what it believes t
 # read-only standby, serialisation, deadlock, lock timeout.
 # Besides what an operator has to do first.
 _PASSING = ("08", "53", "57", "25006", "40001", "40P01", "55P03")
+# Of these, what one of several statements may have met by itself: a serialisation failure, a deadlock, a lock that was
+# not to be had, a statement that was cancelled for its time.
+_HELD_UP = {"40001", "40P01", "55P03", "57014"}
 _TO_DO = {
     "42P01": "its schema is missing or old: run `taskengine migrate`",
     "3D000": "there is no such database on the server: create it",
@@ -86,6 +93,12 @@ def deadlocked(error: BaseException) -> bool:
     return _sqlstate(error) == "40P01"
 
 
+def held_up(error: BaseException) -> bool:
+    """By what others do: of several statements that went together, some might have been done alone."""
+    cause = error.__cause__
+    return cause is not None and (isinstance(cause, Blocked) or _sqlstate(cause) in _HELD_UP)
+
+
 def _sqlstate(error: BaseException) -> str:
     return str(getattr(_original(error), "sqlstate", None) or "")
 
@@ -95,6 +108,19 @@ def _original(error: BaseException) -> BaseException:
     if not isinstance(error, DBAPIError) or error.orig is None:
         return error
     return error.orig.__cause__ or error.orig
+
+
+class Blocked(TimeoutError):
+    """Statements have waited long for what another session has locked."""
+
+
+_PID = bindparam("pid", type_=Integer)
+_IS_BLOCKED = prepared(
+    select(
+        (func.cardinality(func.pg_blocking_pids(_PID)) > 0).label("blocked"),
+        exists(select(literal_column("1")).select_from(func.pg_stat_get_activity(_PID))).label("known"),
+    )
+)
 
 
 class Row(asyncpg.Record):  # type: ignore[misc]  # asyncpg has no types
@@ -188,15 +214,47 @@ class Database:
         sql, arguments = _text(statement, values or {})
         return Rows(await self._on_one(lambda connection: connection.fetch(sql, *arguments)))
 
-    async def run_many(self, statement: Prepared, values: Iterable[Mapping[str, Any]], timeout_s: float) -> Rows:
+    async def run_many(
+        self, statement: Prepared, values: Iterable[Mapping[str, Any]], patience_s: float | None = None
+    ) -> Rows:
         """Execute it once for each of `values`, in one round trip and one commit; the rows of all, in their order.
 
-        When one is refused, none is done. Raises StoreUnavailable.
+        When one is refused, none is done; and so it is when they wait for a lock longer than `patience_s`, as nearly
+        as that can be seen. Raises StoreUnavailable.
         """
         arguments = [statement.arguments(each) for each in values]
-        return Rows(
-            await self._on_one(lambda connection: connection.fetchmany(statement.sql, arguments, timeout=timeout_s))
-        )
+
+        async def work(connection: Any) -> Any:
+            many = connection.fetchmany(statement.sql, arguments)
+            return await (many if patience_s is None else self._unless_blocked(connection, many, patience_s))
+
+        return Rows(await self._on_one(work))
+
+    async def _unless_blocked(self, connection: Any, work: Awaitable[_T], patience_s: float) -> _T:
+        """What `work` on the connection gives. Raises Blocked."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        doing = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({doing}, timeout=patience_s))[0]:
+                blocked = await self._is_blocked(connection.get_server_pid())
+                if not doing.done() and (loop.time() - began > BLIND_S if blocked is None else blocked):
+                    raise Blocked
+            return doing.result()
+        finally:
+            if not doing.done():
+                doing.cancel()
+                await asyncio.wait({doing})
+
+    async def _is_blocked(self, pid: int) -> bool | None:
+        """Whether the session waits for another's lock; None when that is not known: there is no connection to ask
+        by, or the session is that of a pooler."""
+        try:
+            async with asyncio.timeout(LOOK_S):
+                seen = (await self.run(_IS_BLOCKED, {"pid": pid})).one()
+        except (StoreUnavailable, TimeoutError):
+            return None
+        return bool(seen.blocked) if seen.known else None
 
     async def _on_one(self, work: Callable[[Any], Awaitable[_T]]) -> _T:
         """A connection that Postgres closed while it was idle (a restart) is replaced and the work tried again: nothing

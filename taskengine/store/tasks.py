@@ -19,6 +19,7 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
+    not_,
     null,
     or_,
     select,
@@ -133,13 +134,24 @@ _CREATING = {
     ),
 }
 """By whether it is audited: as it comes, and within bounds."""
-_GET = prepared(
-    select(*_VISIBLE, tasks.c.owner, place().label("place")).where(
-        tasks.c.id == bindparam("task_id"), tasks.c.owner == bindparam("owner"), retention.readable()
-    )
-)
+LARGE_BYTES = 256 * 1024
+"""A result that is larger is not read together with what others poll, but by itself."""
+_IS_LARGE = func.octet_length(tasks.c.result) > literal_column(str(LARGE_BYTES))
+_POLLED = [
+    case((not_(_IS_LARGE), tasks.c.result)).label("result") if column is tasks.c.result else column
+    for column in _VISIBLE
+]
+
+
+def _one(*columns: ColumnElement[Any]) -> Select[Any]:
+    named = and_(tasks.c.id == bindparam("task_id"), tasks.c.owner == bindparam("owner"))
+    return select(*columns).where(named, retention.readable())
+
+
+_GET = prepared(_one(*_POLLED, tasks.c.owner, place().label("place"), _IS_LARGE.label("large")))
+_GET_LARGE = prepared(_one(*_VISIBLE))
 READS_AT_ONCE = 16
-"""Results may be large, and those of one batch are in memory together."""
+"""What they read is in memory together."""
 
 
 class Tasks:
@@ -209,14 +221,14 @@ class Tasks:
         """With its place in the queue, while it waits for a worker. Raises TaskNotFound for an unknown, expired or
         foreign id alike."""
         row = await self._reading.run({"task_id": task_id, "owner": owner})
+        if row is not None and row.large:
+            whole = await self._database.run(_GET_LARGE, {"task_id": task_id, "owner": owner})
+            row = whole.one_or_none()
         if row is None:
             raise TaskNotFound(task_id)
         record = self._record(row)
-        return (
-            record
-            if row.place is None
-            else replace(record, status_message=with_place(record.status_message, row.place))
-        )
+        where = row.get("place")
+        return record if where is None else replace(record, status_message=with_place(record.status_message, where))
 
     async def get_many(self, task_ids: Iterable[str], owner: str) -> dict[str, TaskRecord]:
         """Those of `task_ids` that the owner may see, by id."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
+from types import NoneType
 from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import Integer, bindparam, cast, literal, select
+from sqlalchemy import Integer, Text, bindparam, cast, func, literal, select
 
 from taskengine.errors import StoreUnavailable
 from taskengine.lifecycle import Status
@@ -16,9 +17,11 @@ from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store import batches as batches_module
 from taskengine.store.batches import Batches
-from taskengine.store.database import Database, Rows
+from taskengine.store.database import _IS_BLOCKED, Database, Rows
 from taskengine.store.statements import Prepared, prepared
+from taskengine.store.tasks import LARGE_BYTES
 from tests.store.calls import OWNER, RESULT, claimed, new_task, stored, worker
+from tests.store.sql import execute
 
 _HALF = prepared(
     select(
@@ -27,21 +30,29 @@ _HALF = prepared(
 )
 
 
+_ECHO = prepared(select(bindparam("text", type_=Text).label("text")))
+_SLOW = prepared(select(bindparam("number", type_=Integer).label("number"), func.pg_sleep(0.2)))
+
+
 class Counting(Database):
     """Knows how many statements went into each round trip."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.trips: list[int] = []
+        self.lone: list[Any] = []
 
     async def run(self, statement: Any, values: Mapping[str, Any] | None = None) -> Rows:
         self.trips.append(1)
+        self.lone.append(statement)
         return await super().run(statement, values)
 
-    async def run_many(self, statement: Prepared, values: Iterable[Mapping[str, Any]], timeout_s: float) -> Rows:
+    async def run_many(
+        self, statement: Prepared, values: Iterable[Mapping[str, Any]], patience_s: float | None = None
+    ) -> Rows:
         several = list(values)
         self.trips.append(len(several))
-        return await super().run_many(statement, several, timeout_s)
+        return await super().run_many(statement, several, patience_s)
 
 
 @pytest.fixture
@@ -106,6 +117,72 @@ async def test_a_caller_who_gives_up_leaves_the_others_alone(database: Counting)
     assert (await _part(batches, 10)).part == 10
 
 
+async def test_what_a_caller_asked_who_has_gone_is_not_done_unless_it_is_to_be_unasked(database: Counting) -> None:
+    for unasked, trips in ((False, [1]), (True, [2])):
+        batches, database.trips = Batches(database, _HALF, {"number": "number"}, unasked=unasked), []
+        waiting = [asyncio.ensure_future(_part(batches, number)) for number in (4, 5)]
+        asyncio.get_running_loop().call_soon(waiting[0].cancel)  # before the batch begins
+        assert (await waiting[1]).part == 20
+        assert database.trips == trips
+
+
+async def test_those_who_wait_behind_a_batch_that_is_stopped_hear_of_it(
+    database: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also behind one that was stopped before it began, and one whose key is in the batch."""
+    for begun in (False, True):
+        held = asyncio.Event()
+
+        async def never(*_: Any, held: asyncio.Event = held) -> Rows:
+            held.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        batches = Batches(database, _HALF, {"number": "number"}, most=1)
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "run", never)
+            waiting = [asyncio.ensure_future(_part(batches, number)) for number in (4, 5, 5)]
+            while batches._runner is None:
+                await asyncio.sleep(0)
+            if begun:
+                await held.wait()
+            batches._runner.cancel()
+            outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 20)
+        assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
+        assert (await _part(batches, 10)).part == 10
+
+
+async def test_of_large_parameters_a_batch_has_as_many_as_fit(
+    database: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_module, "MOST_CHARACTERS", 100)
+    batches = Batches(database, _ECHO, {"text": "text"}, large=["text"])
+    texts = [letter * length for letter, length in (("a", 40), ("b", 40), ("c", 40), ("d", 500), ("e", 10), ("f", 90))]
+    rows = await asyncio.gather(*(batches.run({"text": text}) for text in texts))
+    assert [row and row.text for row in rows] == texts
+    assert database.trips == [2, 1, 1, 2]
+
+
+async def test_a_large_result_is_read_by_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = [await claimed(store, worker_id=f"w{n}") for n in range(2)]
+    large = '{"content":[{"type":"text","text":"' + "x" * LARGE_BYTES + '"}]}'
+    for claim, result in zip(claims, (RESULT, large), strict=True):
+        await store.attempts.complete(claim, result, is_error=False, status_message="Completed")
+    seen: list[int] = []
+    fetchmany = asyncpg.Connection.fetchmany
+
+    async def spied(self: Any, *args: Any, **more: Any) -> Any:
+        rows = await fetchmany(self, *args, **more)
+        seen.extend(len(row["result"] or "") for row in rows)
+        return rows
+
+    monkeypatch.setattr(asyncpg.Connection, "fetchmany", spied)
+    small, whole = await asyncio.gather(*(store.tasks.get(claim.task_id, OWNER) for claim in claims))
+    assert (small.result, whole.result) == (RESULT, large)
+    assert len(seen) == 2
+    assert max(seen) <= LARGE_BYTES
+
+
 async def test_each_write_of_a_batch_has_its_own_fence(store: Store) -> None:
     late, current = await claimed(store), await claimed(store, worker_id="w2")
     await store.attempts.release(late)
@@ -121,7 +198,7 @@ async def test_each_write_of_a_batch_has_its_own_fence(store: Store) -> None:
 async def test_a_row_that_somebody_has_locked_holds_up_only_its_own_write(
     store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches_module, "SPLIT_S", 0.3)
+    monkeypatch.setattr(batches_module, "PATIENCE_S", 0.3)
     locked, beside, later = [await claimed(store, worker_id=f"w{n}") for n in range(3)]
     holder = await asyncpg.connect(database_url)
     async with holder.transaction():
@@ -140,6 +217,42 @@ async def test_a_row_that_somebody_has_locked_holds_up_only_its_own_write(
     await holder.close()
     statuses = [(await store.tasks.get(claim.task_id, OWNER)).status for claim in (locked, beside, later)]
     assert statuses == [Status.COMPLETED] * 3
+
+
+@pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
+async def test_a_time_limit_of_the_operator_that_one_meets_does_not_fail_the_others(
+    store: Store, settings: Settings, database_url: str, setting: str
+) -> None:
+    locked, beside = [await claimed(store, worker_id=f"w{n}") for n in range(2)]
+    name = (await execute(database_url, "SELECT current_database()"))[0][0]
+    await execute(database_url, f"ALTER DATABASE \"{name}\" SET {setting} = '300ms'")
+    limited = await Store.open(settings)
+    holder = await asyncpg.connect(database_url)
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT 1 FROM tasks WHERE id = $1 FOR UPDATE", locked.task_id)
+            ends = [
+                limited.attempts.complete(claim, RESULT, is_error=False, status_message="Completed")
+                for claim in (locked, beside)
+            ]
+            outcomes = await asyncio.gather(*ends, return_exceptions=True)
+    finally:
+        await holder.close()
+        await limited.close()
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, NoneType]
+    assert (await store.tasks.get(beside.task_id, OWNER)).status is Status.COMPLETED
+
+
+async def test_a_batch_that_is_slow_and_waits_for_no_lock_is_not_sent_again(
+    database: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_module, "PATIENCE_S", 0.05)
+    batches = Batches(database, _SLOW, {"number": "number"})
+    rows = await asyncio.gather(*(_part(batches, number) for number in (1, 2)))
+    assert [row and row.number for row in rows] == [1, 2]
+    # The batch, and looks whether somebody holds it up.
+    assert [trip for trip in database.trips if trip > 1] == [2]
+    assert {statement.sql for statement in database.lone} == {_IS_BLOCKED.sql}
 
 
 async def test_of_two_claims_of_one_attempt_at_the_same_time_one_is_granted(store: Store) -> None:
