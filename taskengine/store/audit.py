@@ -37,7 +37,7 @@ from taskengine.store.database import Database
 from taskengine.store.statements import prepared
 from taskengine.store.tables import audit
 
-__all__ = ["ACTIONS", "OPERATOR", "Audit", "Deed", "entry", "noting", "with_creation"]
+__all__ = ["ACTIONS", "OPERATOR", "Audit", "Deed", "entry", "noting", "noting_creation", "with_creation"]
 
 ACTIONS = ("create", "read", "list", "answer", "cancel", "retry", "refuse")
 OPERATOR = "operator"
@@ -98,8 +98,13 @@ def with_creation(create: ReturningInsert[Any], owner: str, tool: str) -> Select
     `owner` and `tool` are the names of the parameters that hold them.
     """
     made = create.cte("made")
+    return select(made).add_cte(noting_creation(made, owner, tool))
+
+
+def noting_creation(made: CTE, owner: str, tool: str) -> CTE:
+    """The entry for what `made` creates (`id`)."""
     who = cast(bindparam(owner), Text)
-    return select(made).add_cte(noting(made, "create", actor=who, owner=who, tool=cast(bindparam(tool), Text)))
+    return noting(made, "create", actor=who, owner=who, tool=cast(bindparam(tool), Text))
 
 
 class Audit:

@@ -42,6 +42,7 @@ class Batches:
         most: int = 64,
         large: Sequence[str] = (),
         unasked: bool = False,
+        line: str | None = None,
         arranged: Callable[[list[_Values]], list[_Values]] = list,
     ) -> None:
         """`key` tells the row of one caller from that of another: its parameters, each with the column that returns
@@ -50,6 +51,8 @@ class Batches:
 
         What a caller has asked for who is gone before its batch begins is done only when it is to be `unasked`.
         `arranged` makes the executions of a batch from the values of its callers, which are in the order of their keys.
+        When they are done one by one, those with the same parameter `line` wait for each other and not each with a
+        connection.
         """
         self._database = database
         self._statement = statement
@@ -59,6 +62,7 @@ class Batches:
         self._most = most
         self._large = large
         self._unasked = unasked
+        self._line = line
         self._arranged = arranged
         self._waiting: dict[tuple[Any, ...], _Waiter] = {}
         self._later: list[tuple[_Values, asyncio.Future[Row | None]]] = []
@@ -158,17 +162,21 @@ class Batches:
             if alone or (isinstance(error, StoreUnavailable) and not held_up(error)):
                 raise
             # One of them is refused or waits for a lock, and with it all were or did: each for itself, then.
-            await asyncio.gather(*(self._serve_alone(key, waiter) for key, waiter in batch.items()))
+            lines: dict[Any, dict[tuple[Any, ...], _Waiter]] = {}
+            for key, waiter in batch.items():
+                lines.setdefault(key if self._line is None else waiter[0][self._line], {})[key] = waiter
+            await asyncio.gather(*(self._serve_in_turn(line) for line in lines.values()))
             return
         found = {tuple(row[name] for name in self._columns): row for row in rows}
         for key, (_, answers) in batch.items():
             _tell(answers, found.get(key))
 
-    async def _serve_alone(self, key: tuple[Any, ...], waiter: _Waiter) -> None:
-        try:
-            await self._serve({key: waiter})
-        except Exception as error:
-            _tell(waiter[1], error=error)
+    async def _serve_in_turn(self, line: dict[tuple[Any, ...], _Waiter]) -> None:
+        for key, waiter in line.items():
+            try:
+                await self._serve({key: waiter})
+            except Exception as error:
+                _tell(waiter[1], error=error)
 
 
 def _given_up() -> StoreUnavailable:

@@ -1,13 +1,17 @@
 """How many tasks may be open, and how many may wait: looked at by the statement that creates one.
 
-Bounds of open tasks up to `FAR` hold exactly, however many front ends create at once. Far from its bound a create is
-one statement: it counts and inserts, holding a shared lock that is the owner's. What it cannot see are creates that
-have not committed, of which there are never more than connections, so it goes through only where there is room for all
-of them besides. Closer to the bound the create takes the lock for itself, which waits for those others, counts again
-and then inserts. So only the creates of an owner who is close to a bound wait for each other.
+Bounds of open tasks up to `FAR` hold exactly, however many front ends create at once. A create takes the lock of its
+owner and then, in the same round trip, counts and inserts. A lone one shares the lock: what it cannot see are the
+creates of others that have not committed, of which there are never more than connections, so it goes through only where
+there is room for all of them besides. Several of one owner in one batch, and one that is closer to the bound, take the
+lock for themselves; that waits for those others, and nothing is unseen. So creates of one owner wait for each other
+only where they come in crowds or close to a bound, and those of different owners never do.
 
-A count reads no more rows than the bound allows. Where a bound is large and what was counted lately is far below it,
-nothing is counted at all (`FAR`): what all front ends create within `FRESH_S`, beyond that room, may pass such a bound.
+The lock is taken by an execution of its own before the creates of a batch: what a statement sees is as old as its
+beginning, and one that waited for the lock itself would not see what was created meanwhile.
+
+A count reads no more rows than the bound allows. Where a bound is large and what was counted lately is far below it, it
+is not counted (`FAR`): what all front ends create within twice `FRESH_S`, beyond that room, may pass such a bound.
 
 The bounds of what waits in the queues are to keep a backlog from growing without end, and are not exact: creates at
 the same instant may pass them together.
@@ -15,17 +19,19 @@ the same instant may pass them together.
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-from weakref import WeakValueDictionary
 
 from sqlalchemy import (
+    ARRAY,
+    CTE,
     BigInteger,
     Boolean,
     ColumnElement,
+    Select,
     Text,
     and_,
     bindparam,
@@ -35,6 +41,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    true,
 )
 from sqlalchemy.dialects.postgresql import Insert, insert
 
@@ -42,11 +49,11 @@ from taskengine.errors import Busy, LimitReached
 from taskengine.lifecycle import Phase
 from taskengine.store.batches import Batches
 from taskengine.store.database import Database, Row
-from taskengine.store.statements import Prepared, prepared
+from taskengine.store.statements import Prepared
 from taskengine.store.tables import tasks
 from taskengine.store.turns import QUEUED
 
-__all__ = ["NO_BOUNDS", "Bounds", "Gate", "conditional"]
+__all__ = ["NO_BOUNDS", "Bounds", "Gate", "conditional", "counted"]
 
 FAR = 2_000
 """So much room, by a count that is younger than `FRESH_S`, is not looked at again: the other front ends do not
@@ -56,8 +63,9 @@ NEAR_S = 1.0
 MOST_OWNERS = 10_000
 RETRY_OPEN_S = 10.0
 RETRY_BUSY_S = 5.0
+TOTAL = "taskengine open tasks"
+"""The name of the lock of all owners together."""
 _DONE: ColumnElement[str] = literal_column(f"'{Phase.DONE}'")
-_TOTAL_LOCK: ColumnElement[int] = literal_column("hashtextextended('taskengine open tasks', 1)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,8 @@ _WHICH: Mapping[str, ColumnElement[bool]] = {
     "all_queued": _WAITS,
     "route_queued": and_(_WAITS, _counted.c.queue == bindparam("queue", type_=Text)),
 }
+_OF = {"owner_open": "owner", "route_queued": "queue"}
+"""Of which owner or queue a count is; without, of all."""
 
 
 def _bound(name: str) -> ColumnElement[int | None]:
@@ -100,21 +110,29 @@ def _count(name: str) -> ColumnElement[int]:
     ).label(name)
 
 
-_OWNER_LOCK = func.hashtextextended(bindparam("owner", type_=Text), 1)
-_LOCKS = (
-    case((_bound("owner_open").is_not(None), func.pg_advisory_xact_lock_shared(_OWNER_LOCK))).label("of_owner"),
-    case((_bound("all_open").is_not(None), func.pg_advisory_xact_lock_shared(_TOTAL_LOCK))).label("of_all"),
+_LOCK = (
+    func.unnest(bindparam("locks", type_=ARRAY(Text)), bindparam("whole", type_=ARRAY(Boolean)))
+    .table_valued("name", "whole", name="lock")
+    .render_derived()
 )
-_TALLY = select(*(_count(name) for name in _WHICH), *_LOCKS).cte("tally")
+_HASH = func.hashtextextended(_LOCK.c.name, 1)
+_TAKEN = select(
+    func.count(
+        case((_LOCK.c.whole, func.pg_advisory_xact_lock(_HASH)), else_=func.pg_advisory_xact_lock_shared(_HASH))
+    ).label("locks")
+).cte("taken")
 _OTHERS: ColumnElement[int] = literal_column("current_setting('max_connections')::bigint")
-_COUNT = prepared(select(*(_count(name) for name in _WHICH), _OTHERS.label("others")))
-_UNSEEN = case((bindparam("alone", type_=Boolean), literal(0)), else_=_OTHERS)
+_ALONE: ColumnElement[bool] = bindparam("alone", type_=Boolean)
+_TALLY = select(
+    *(_count(name) for name in _WHICH), case((_ALONE, literal(0)), else_=_OTHERS).label("unseen"), _TAKEN.c.locks
+).cte("tally")
 _WITHIN = and_(
-    *(or_(_bound(name).is_(None), _TALLY.c[name] + _UNSEEN < _bound(name)) for name in ("owner_open", "all_open")),
+    *(
+        or_(_bound(name).is_(None), _TALLY.c[name] + _TALLY.c.unseen < _bound(name))
+        for name in ("owner_open", "all_open")
+    ),
     *(or_(_bound(name).is_(None), _TALLY.c[name] < _bound(name)) for name in ("all_queued", "route_queued")),
 )
-_LOCK_OWNER = select(func.pg_advisory_xact_lock(_OWNER_LOCK))
-_LOCK_ALL = select(func.pg_advisory_xact_lock(_TOTAL_LOCK))
 
 
 def conditional(new: Mapping[str, Any]) -> Insert:
@@ -122,99 +140,128 @@ def conditional(new: Mapping[str, Any]) -> Insert:
     values = [
         value if isinstance(value, ColumnElement) else literal(value, tasks.c[name].type) for name, value in new.items()
     ]
-    return insert(tasks).from_select(list(new), select(*values).select_from(_TALLY).where(_WITHIN))
+    return insert(tasks).from_select(
+        list(new), select(*values).select_from(_TALLY).where(_TALLY.c.locks == literal_column("0"), _WITHIN)
+    )
 
 
-@dataclass(frozen=True, slots=True)
+def counted(made: CTE) -> Select[Any]:
+    """The id that was to be made, `made` (created_at, now) where it was, and what was counted."""
+    return select(bindparam("id", type_=Text).label("id"), made.c.created_at, made.c.now, *_TALLY.c).select_from(
+        _TALLY.outerjoin(made, true())
+    )
+
+
+@dataclass(slots=True)
 class _Seen:
     """What was counted, when, and how many this process had let by uncounted until then, of whatever owner."""
 
     at: float
-    counted: Row
+    counted: int
     let_by: int
+    again: bool = False
+    """Somebody counts again."""
 
 
 class Gate:
     """Creates tasks for one process, with as little counting as the bounds need."""
 
-    def __init__(self, database: Database, plain: Batches, within: Prepared) -> None:
-        """`plain` inserts and `within` does so within the bounds; both return the row that was inserted."""
+    def __init__(self, database: Database, plain: Batches, within: Prepared, large: list[str]) -> None:
+        """`plain` inserts and returns the row that was inserted; `within` is made of `conditional` and `counted`, with
+        these parameters that may be `large`."""
         self._database = database
         self._plain = plain
         self._within = within
+        self._counting = Batches(database, within, {"id": "id"}, large=large, line="owner", arranged=_behind_locks)
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._let_by = 0
         self._near: dict[str, float] = {}
-        """Owners that were close to a bound, and until when to take them for it."""
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Owners that were close to a bound, and until when to take them for it; `TOTAL` for all of them."""
 
     async def create(self, values: dict[str, Any], bounds: Bounds) -> tuple[Row | None, LimitReached | None]:
         """The row; or None, with the reason when it is a bound, else because another task stands in the way."""
-        if bounds == NO_BOUNDS or self._is_far(values, bounds):
+        close = self._close(values, bounds)
+        if close == NO_BOUNDS:
             return await self._plain.run(values), None
-        given = values | {f"b_{name}": value for name, value in asdict(bounds).items()}
-        if time.monotonic() < self._near.get(values["owner"], 0.0):
-            return await self._alone(given, bounds)
-        row = (await self._database.run(self._within, {**given, "alone": False})).one_or_none()
-        if row is not None and not self._worth_counting(bounds):
-            return row, None
-        counted: Any = (await self._database.run(_COUNT, given)).one()
-        self._note(values, counted)
-        if row is not None:
-            return row, None
-        refusal = _refusal(counted, bounds)
-        if refusal is None and _is_near(counted, bounds):
-            if len(self._near) >= MOST_OWNERS:
-                self._near.clear()
-            self._near[values["owner"]] = time.monotonic() + NEAR_S
-            row, refusal = await self._alone(given, bounds)
-        return row, refusal
+        row = await self._create(values, close, alone=self._is_near(values["owner"], close))
+        if row.created_at is None and _refusal(row, close) is None and self._came_near(values["owner"], row, close):
+            row = await self._create(values, close, alone=True)
+        return (row, None) if row.created_at is not None else (None, _refusal(row, close))
 
-    async def _alone(self, given: dict[str, Any], bounds: Bounds) -> tuple[Row | None, LimitReached | None]:
-        """The same while no other create counts under these bounds.
+    async def _create(self, values: Mapping[str, Any], close: Bounds, *, alone: bool) -> Row:
+        given = {**values, **{f"b_{name}": getattr(close, name) for name in _WHICH}}
+        given.update(alone=alone, locks=[], whole=[])
+        if close.all_open is None or alone:
+            row = await self._counting.run(given)
+        else:  # by itself: a transaction that shares the lock of all is to have one create that the others do not see
+            row = (await self._database.run_many(self._within, _behind_locks([given])))[-1]
+        assert row is not None
+        self._note(values, row, close)
+        return row
 
-        Within this process they wait here and not each with a connection, which others have more use for.
-        """
-        turn = self._turns.setdefault("" if bounds.owner_open is None else given["owner"], asyncio.Lock())
-        async with turn, self._database.transaction() as connection:
-            if bounds.owner_open is not None:
-                await connection.execute(_LOCK_OWNER, given)
-            if bounds.all_open is not None:
-                await connection.execute(_LOCK_ALL, given)
-            row = (await connection.execute(self._within, {**given, "alone": True})).one_or_none()
-            if row is not None:
-                return row, None
-            counted: Any = (await connection.execute(_COUNT, given)).one()
-            return None, _refusal(counted, bounds)
-
-    @staticmethod
-    def _worth_counting(bounds: Bounds) -> bool:
-        """Only a bound that leaves so much room can be far away."""
-        return all(bound is None or bound > FAR for bound in asdict(bounds).values())
-
-    def _is_far(self, values: Mapping[str, Any], bounds: Bounds) -> bool:
-        if not self._worth_counting(bounds):
-            return False
-        seen = self._seen.get((values["owner"], values["queue"]))
-        if seen is None or time.monotonic() - seen.at > FRESH_S:
-            return False
-        since = self._let_by - seen.let_by
-        for name, bound in asdict(bounds).items():
-            if bound is not None and getattr(seen.counted, name) + since + FAR >= bound:
-                return False
+    def _close(self, values: Mapping[str, Any], bounds: Bounds) -> Bounds:
+        """Those of the bounds that are not known to be far away."""
+        if bounds == NO_BOUNDS:
+            return bounds
+        now = time.monotonic()
+        far = [name for name in _WHICH if self._is_far(name, values, getattr(bounds, name), now)]
+        if not far:
+            return bounds
         self._let_by += 1
-        return True
+        return replace(bounds, **dict.fromkeys(far))
 
-    def _note(self, values: Mapping[str, Any], counted: Row) -> None:
+    def _is_far(self, name: str, values: Mapping[str, Any], bound: int | None, now: float) -> bool:
+        if bound is None or bound <= FAR:
+            return False
+        seen = self._seen.get((name, _whose(name, values)))
+        if seen is None or seen.at + 2 * FRESH_S < now:
+            return False
+        if seen.at + FRESH_S < now and not seen.again:  # one counts again, and the others do not wait for it
+            seen.again = True
+            return False
+        return seen.counted + (self._let_by - seen.let_by) + FAR < bound
+
+    def _note(self, values: Mapping[str, Any], counted: Row, close: Bounds) -> None:
         if len(self._seen) >= MOST_OWNERS:
             self._seen.clear()
-        self._seen[values["owner"], values["queue"]] = _Seen(time.monotonic(), counted, self._let_by)
+        for name in _WHICH:
+            if (getattr(close, name) or 0) > FAR:
+                self._seen[name, _whose(name, values)] = _Seen(time.monotonic(), counted[name], self._let_by)
+
+    def _is_near(self, owner: str, close: Bounds) -> bool:
+        now = time.monotonic()
+        near = close.owner_open is not None and now < self._near.get(owner, 0.0)
+        return near or (close.all_open is not None and now < self._near.get(TOTAL, 0.0))
+
+    def _came_near(self, owner: str, counted: Row, close: Bounds) -> bool:
+        """It was not inserted because of what cannot be seen; else another task stands in its way."""
+        if len(self._near) >= MOST_OWNERS:
+            self._near.clear()
+        until = time.monotonic() + NEAR_S
+        exact = ((owner, counted.owner_open, close.owner_open), (TOTAL, counted.all_open, close.all_open))
+        near = [whose for whose, found, bound in exact if bound is not None and found + counted.unseen >= bound]
+        self._near.update(dict.fromkeys(near, until))
+        return bool(near)
 
 
-def _is_near(counted: Row, bounds: Bounds) -> bool:
-    """It was not inserted because of what cannot be seen; else another task stands in its way."""
-    exact = [(counted.owner_open, bounds.owner_open), (counted.all_open, bounds.all_open)]
-    return any(bound is not None and found + counted.others >= bound for found, bound in exact)
+def _whose(name: str, values: Mapping[str, Any]) -> str:
+    """What the count of this name is of."""
+    return str(values[_OF[name]]) if name in _OF else ""
+
+
+def _behind_locks(creates: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The same creates, behind an execution that takes their locks in one order."""
+    owners = Counter(each["owner"] for each in creates if each["b_owner_open"] is not None)
+    alone = {each["owner"] for each in creates if each["alone"]} | {owner for owner, many in owners.items() if many > 1}
+    locks = [(owner, owner in alone) for owner in sorted(owners)]
+    total = [each["alone"] for each in creates if each["b_all_open"] is not None]
+    if total:
+        locks.append((TOTAL, all(total)))
+    if not locks:
+        return creates
+    first = {**creates[0], **{f"b_{name}": None for name in _WHICH}, "id": ""}
+    first.update(locks=[name for name, _ in locks], whole=[whole for _, whole in locks])
+    return [first, *({**each, "alone": each["owner"] in alone} for each in creates)]
 
 
 def _refusal(counted: Row, bounds: Bounds) -> LimitReached | None:

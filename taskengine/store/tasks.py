@@ -32,7 +32,7 @@ from taskengine.errors import TaskNotFound
 from taskengine.lifecycle import LONGEST_POLL, Event, Phase, Status, sources
 from taskengine.records import Doorbell, LogLine, NewTask, Same, TaskRecord
 from taskengine.store import bounds, callers, channels, retention, sameness, turns
-from taskengine.store.audit import noting, with_creation
+from taskengine.store.audit import noting, noting_creation, with_creation
 from taskengine.store.batches import Batches
 from taskengine.store.bounds import NO_BOUNDS, Bounds
 from taskengine.store.children import cancel_below
@@ -126,14 +126,17 @@ _NEW: dict[str, Any] = {
 _MADE = (tasks.c.id, tasks.c.created_at, func.clock_timestamp().label("now"))
 _CREATE = insert(tasks).values(**_NEW).on_conflict_do_nothing().returning(*_MADE)
 _CREATE_WITHIN = bounds.conditional(_NEW).on_conflict_do_nothing().returning(*_MADE)
+_MADE_WITHIN = _CREATE_WITHIN.cte("made")
+_WITHIN = bounds.counted(_MADE_WITHIN)
 _CREATING = {
-    False: (prepared(_CREATE), prepared(_CREATE_WITHIN)),
+    False: (prepared(_CREATE), prepared(_WITHIN)),
     True: (
         prepared(with_creation(_CREATE, "owner", "tool")),
-        prepared(with_creation(_CREATE_WITHIN, "owner", "tool")),
+        prepared(_WITHIN.add_cte(noting_creation(_MADE_WITHIN, "owner", "tool"))),
     ),
 }
 """By whether it is audited: as it comes, and within bounds."""
+_LARGE_PARAMETERS = ["arguments", "first"]
 LARGE_BYTES = 256 * 1024
 """A result that is larger is not read together with what others poll, but by itself."""
 _IS_LARGE = func.octet_length(tasks.c.result) > literal_column(str(LARGE_BYTES))
@@ -159,7 +162,8 @@ class Tasks:
         self._database = database
         self._sealing = database.sealing
         plain, within = _CREATING[database.audits]
-        self._gate = bounds.Gate(database, Batches(database, plain, {"id": "id"}), within)
+        creating = Batches(database, plain, {"id": "id"}, large=_LARGE_PARAMETERS)
+        self._gate = bounds.Gate(database, creating, within, _LARGE_PARAMETERS)
         self._reading = Batches(database, _GET, {"task_id": "id", "owner": "owner"}, shared=True, most=READS_AT_ONCE)
 
     async def create(self, new: NewTask, within: Bounds = NO_BOUNDS) -> tuple[TaskRecord, Doorbell | None]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
@@ -12,6 +15,7 @@ from taskengine.errors import Busy, LimitReached
 from taskengine.settings import Settings
 from taskengine.store import Store, bounds
 from taskengine.store.bounds import Bounds
+from taskengine.store.database import Database
 from tests.store.calls import OWNER, RESULT, new_task, take
 from tests.store.sql import execute
 
@@ -85,6 +89,110 @@ async def test_the_same_holds_where_the_bound_comes_into_sight_only_then(
 
     results = await asyncio.gather(*(one(n) for n in range(connections + 60)))
     assert len([result for result in results if isinstance(result, str)]) == connections + 30 - 11
+
+
+async def test_owners_that_create_in_crowds_on_two_front_ends_have_each_their_bound(
+    store: Store, second: Store, database_url: str
+) -> None:
+    """Some near it and some far from it, alone and several in a batch, in all orders."""
+    connections = int((await execute(database_url, "SHOW max_connections"))[0][0])
+    bounds_of = {f"o{n}": 3 + (n % 3) * (connections // 2) for n in range(9)}
+    rest = {owner: min(2, bound) if bound < 10 else 30 for owner, bound in bounds_of.items()}
+    for owner, bound in bounds_of.items():
+        await made(store, Bounds(), owner=owner)
+        await execute(
+            database_url,
+            "INSERT INTO tasks SELECT (jsonb_populate_record(t, jsonb_build_object('id', $1 || n))).*"
+            " FROM tasks t, generate_series(1, $2) n WHERE owner = $1 AND id NOT LIKE $1 || '%'",
+            owner,
+            bound - rest[owner] - 1,
+        )
+    calls = [(owner, n) for n in range(45) for owner in bounds_of]
+    random.Random(5).shuffle(calls)
+    results = await asyncio.gather(
+        *(made((store, second)[n % 2], Bounds(owner_open=bounds_of[owner]), owner=owner) for owner, n in calls)
+    )
+    accepted = Counter(owner for (owner, _), result in zip(calls, results, strict=True) if isinstance(result, str))
+    assert accepted == rest
+    rows = await execute(database_url, "SELECT owner, count(*) FROM tasks WHERE phase <> 'done' GROUP BY 1")
+    assert {row[0]: row[1] for row in rows} == bounds_of
+
+
+async def test_a_create_that_waited_for_the_lock_sees_what_was_created_meanwhile(
+    store: Store, database_url: str
+) -> None:
+    """Staged: a crowd of the owner's on another front end commits while a lone create waits for it."""
+    connections = int((await execute(database_url, "SHOW max_connections"))[0][0])
+    await made(store, Bounds())
+    other = await asyncpg.connect(database_url)
+    try:
+        async with other.transaction():
+            await other.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", OWNER)
+            await other.execute(
+                "INSERT INTO tasks SELECT (jsonb_populate_record(t, jsonb_build_object('id', 'c' || n))).*"
+                " FROM tasks t, generate_series(1, $1) n",
+                connections + 9,
+            )
+            late = asyncio.ensure_future(made(store, Bounds(owner_open=connections + 10)))
+            async with asyncio.timeout(30):
+                while not await execute(database_url, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+                    await asyncio.sleep(0.02)
+        assert isinstance(await asyncio.wait_for(late, 30), LimitReached)
+    finally:
+        await other.close()
+
+
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many executions went into each round trip."""
+    seen: list[int] = []
+    run, run_many = Database.run, Database.run_many
+
+    async def one(self: Database, *args: Any) -> Any:
+        seen.append(1)
+        return await run(self, *args)
+
+    async def many(self: Database, statement: Any, values: Any, *more: Any) -> Any:
+        seen.append(len(list(values)))
+        return await run_many(self, statement, values, *more)
+
+    monkeypatch.setattr(Database, "run", one)
+    monkeypatch.setattr(Database, "run_many", many)
+    return seen
+
+
+@pytest.mark.parametrize("owners", [["a", "b", "c"], ["a", "a", "a"]])
+async def test_creates_that_come_together_share_a_round_trip_behind_their_locks(
+    settings: Settings, trips: list[int], owners: list[str]
+) -> None:
+    store = await Store.open(settings)
+    try:
+        results = await asyncio.gather(*(made(store, Bounds(owner_open=1000), owner=owner) for owner in owners))
+    finally:
+        await store.close()
+    assert all(isinstance(result, str) for result in results)
+    assert trips == [4]
+
+
+async def test_a_total_that_is_far_away_is_not_counted_for_an_owner_with_a_small_bound(
+    settings: Settings, trips: list[int], database_url: str
+) -> None:
+    """Nor does a lock of all keep creates out of one batch then."""
+    store, within = await Store.open(settings), Bounds(owner_open=1000, all_open=100_000, all_queued=50_000)
+    try:
+        await made(store, within, owner="first")
+        trips.clear()
+        other = await asyncpg.connect(database_url)
+        try:
+            await other.execute("SELECT pg_advisory_lock(hashtextextended($1, 1))", bounds.TOTAL)
+            async with asyncio.timeout(30):
+                results = await asyncio.gather(*(made(store, within, owner=f"o{n}") for n in range(5)))
+        finally:
+            await other.close()
+    finally:
+        await store.close()
+    assert all(isinstance(result, str) for result in results)
+    assert trips == [6]
 
 
 async def test_the_open_tasks_of_all_owners_together_are_limited(store: Store, second: Store) -> None:
