@@ -169,10 +169,10 @@ class Tasks:
     async def create(self, new: NewTask, within: Bounds = NO_BOUNDS) -> tuple[TaskRecord, Doorbell | None]:
         """Store the call; it is accepted once this returns. The doorbell is for whoever rings.
 
-        Repeating it with the same id changes nothing, so a create whose outcome was not learned may be repeated. When
-        `new.nonce` was used before, a task with its `dedupe` is alive, or one counts as the same call, nothing is
-        stored and the earlier task is returned without a doorbell. Raises KeyReused, and LimitReached where the call
-        would be one more than the bounds allow.
+        Repeating it with the same id changes nothing, so a create whose outcome was not learned may be repeated; its
+        doorbell comes again as long as no worker has taken the task. When `new.nonce` was used before, a task with its
+        `dedupe` is alive, or one counts as the same call, nothing is stored and the earlier task is returned without a
+        doorbell. Raises KeyReused, and LimitReached where the call would be one more than the bounds allow.
         """
         poll_interval_ms = min(new.poll_interval_ms, _LONGEST_POLL_MS)
         new = blinded(self._sealing, new)
@@ -206,11 +206,12 @@ class Tasks:
             if new.same is not None:
                 same = await self.same_call(new.owner, new.tool, new.arguments, new.same)
                 if same is not None:
-                    return same, None
+                    return same, _again(new, same)
             for earlier in _earlier(new):
                 row = (await self._database.run(_visible_to(new.owner).where(earlier))).one_or_none()
                 if row is not None:
-                    return self._record(row), None
+                    record = self._record(row)
+                    return record, _again(new, record)
             if refusal is not None:
                 raise refusal
             # The task that stood in the way has ended in between: there is room now.
@@ -319,6 +320,12 @@ class Tasks:
 
     def _record(self, row: Row) -> TaskRecord:
         return _record(row, self._sealing)
+
+
+def _again(new: NewTask, found: TaskRecord) -> Doorbell | None:
+    """Who stored it before did not hear of it, so nobody has rung for it yet. A doorbell too many does no harm."""
+    unheard = found.id == new.id and found.phase is Phase.QUEUED and found.attempt == 0
+    return Doorbell(new.id, 1, new.queue) if unheard else None
 
 
 def _earlier(new: NewTask) -> list[ColumnElement[bool]]:

@@ -228,11 +228,12 @@ async def test_what_waits_in_all_queues_together_is_limited(store: Store) -> Non
 
 async def test_a_call_that_was_accepted_may_be_repeated_at_the_bound(store: Store) -> None:
     within, new = Bounds(owner_open=1), new_task(nonce="once")
-    first, _ = await store.tasks.create(new, within)
-    again, doorbell = await store.tasks.create(new, within)
-    joined, _ = await store.tasks.create(new_task(nonce="once"), within)
+    first, doorbell = await store.tasks.create(new, within)
+    again, same = await store.tasks.create(new, within)
+    joined, none = await store.tasks.create(new_task(nonce="once"), within)
     assert first.id == again.id == joined.id
-    assert doorbell is None
+    assert same == doorbell
+    assert none is None
 
 
 async def test_a_call_that_joins_a_task_far_from_the_bound_waits_for_no_lock(store: Store, database_url: str) -> None:

@@ -23,13 +23,18 @@ async def test_a_stored_call_can_be_read_at_once(store: Store) -> None:
     assert doorbell.attempt == 1
 
 
-async def test_creating_again_with_the_same_id_changes_nothing(store: Store) -> None:
+async def test_creating_again_with_the_same_id_changes_nothing_and_rings_until_a_worker_has_it(store: Store) -> None:
+    """Whoever creates again did not hear that it was stored, and did not ring."""
     new = new_task()
     first, doorbell = await store.tasks.create(new)
-    again, none = await store.tasks.create(new)
+    again, same = await store.tasks.create(new)
     assert doorbell is not None
-    assert none is None
+    assert same == doorbell
     assert again.created_at == first.created_at
+    assert await take(store, doorbell) is not None
+    again, none = await store.tasks.create(new)
+    assert again.created_at == first.created_at
+    assert none is None
 
 
 async def test_a_nonce_makes_one_task_only(store: Store) -> None:
