@@ -105,7 +105,8 @@ class Attempts:
         """Claims of this process whose journal is still being read: held, and not yet run. For the heartbeat."""
 
     async def claim(self, doorbell: Doorbell, worker_id: str) -> Claim | None:
-        """Make `worker_id` the holder of the attempt the doorbell names.
+        """Make `worker_id` the holder of the attempt the doorbell names. Workers `claim_next`; this is for tests, which
+        say by it whose attempt begins.
 
         None when the attempt is not due: claimed already, ended, waiting, or gone. That is the normal fate of a
         doorbell that was repeated or late. Nor is it due while its queue is paused or a limit holds it back.

@@ -15,7 +15,7 @@ from taskengine.errors import StoreUnavailable
 from taskengine.store.database import Database, Row, held_up
 from taskengine.store.statements import Prepared
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "given_up"]
 
 OVERTAKEN_S = 0.1
 """After this time a batch is no longer waited for by those that come."""
@@ -107,17 +107,17 @@ class Batches:
             self._runner = None
             waiting, self._waiting = self._waiting, {}
             later, self._later = self._later, []
-            given_up = _given_up()
+            stopped = given_up()
             for _, answers in waiting.values():
-                _tell(answers, error=given_up)
-            _tell([answer for _, answer in later], error=given_up)
+                _tell(answers, error=stopped)
+            _tell([answer for _, answer in later], error=stopped)
 
     async def _serve_or_tell(self, batch: dict[tuple[Any, ...], _Waiter]) -> None:
         overtaking = asyncio.get_running_loop().call_later(OVERTAKEN_S, self._overtake)
         try:
             await self._serve(batch)
         except BaseException as error:
-            cause = error if isinstance(error, Exception) else _given_up()
+            cause = error if isinstance(error, Exception) else given_up()
             for _, answers in batch.values():
                 _tell(answers, error=cause)
             if cause is not error:
@@ -179,7 +179,7 @@ class Batches:
                 _tell(waiter[1], error=error)
 
 
-def _given_up() -> StoreUnavailable:
+def given_up() -> StoreUnavailable:
     """For whoever waits for a runner that was cancelled, and is not cancelled himself."""
     return StoreUnavailable("what would have asked it was stopped")
 

@@ -1,7 +1,7 @@
 """Which task a worker gets: the one a doorbell names, or those whose turn it is.
 
 Those that ask for the next of the same queues at the same time, as after a message with many doorbells, are served by
-one statement.
+one statement, and by one more for all who got nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -32,7 +33,7 @@ from sqlalchemy import (
 
 from taskengine.lifecycle import Event, sources, target
 from taskengine.records import Doorbell
-from taskengine.store.batches import Batches
+from taskengine.store.batches import Batches, given_up
 from taskengine.store.database import Database, Row
 from taskengine.store.endings import touched
 from taskengine.store.limits import Limits, room
@@ -155,6 +156,8 @@ def _head(statement: Select[Any]) -> _Head:
 _BY_NAME, _BY_TURN = _head(_NAMED_HEAD), _head(_NEXT_HEAD)
 _Asked = tuple[tuple[str, ...], tuple[str, ...] | None, str]
 """Queues, tools and worker."""
+_Found = tuple[Row | None, Row | None]
+"""The row that was claimed; or None, and what stands first then."""
 
 
 class Claims:
@@ -164,79 +167,103 @@ class Claims:
         self._database = database
         self._limits = limits
         self._named = Batches(database, _CLAIM_NAMED, {"named": "id"})
-        self._waiting: dict[_Asked, list[asyncio.Future[Row | None]]] = {}
+        self._waiting: dict[_Asked, list[asyncio.Future[_Found]]] = {}
         self._rounds: dict[_Asked, asyncio.Task[None]] = {}
 
     async def named(self, doorbell: Doorbell, worker_id: str) -> Row | None:
-        """The row of the task that the doorbell names, held by the worker now; None when that attempt is not due."""
+        """The row of the task that the doorbell names, held by the worker now; None when that attempt is not due.
+
+        Workers ask for the `next`. This is for tests, which say by it whose attempt begins.
+        """
         which = {"named": doorbell.task_id, "before": doorbell.attempt - 1, "holder": worker_id}
-        return await self._claim(lambda: self._named.run(which), _BY_NAME, which)
+
+        async def find() -> _Found:
+            row = await self._named.run(which)
+            return row, None if row is not None else (await self._database.run(_BY_NAME.look, which)).one_or_none()
+
+        return await self._claim(find, _BY_NAME, which)
 
     async def next(self, queues: Sequence[str], worker_id: str, tools: Sequence[str] | None) -> Row | None:
         """The same of the task whose turn it is in these queues, of these tools where they are given."""
         asked = (tuple(queues), None if tools is None else tuple(tools), worker_id)
         return await self._claim(lambda: self._in_turn(asked), _BY_TURN, {**_values(asked), "many": 1})
 
-    async def _claim(
-        self, unlimited: Callable[[], Awaitable[Row | None]], head: _Head, which: dict[str, Any]
-    ) -> Row | None:
-        """Most tasks have no limits, and `unlimited` is one statement; `head` is what it passes over."""
+    async def _claim(self, find: Callable[[], Awaitable[_Found]], head: _Head, which: dict[str, Any]) -> Row | None:
+        """Most tasks have no limits, and are what `find` claims; `head` is what it passes over."""
         missed = 0
         for _ in range(BLOCKED_HEADS):
-            row: Row | bool | None = await unlimited()
-            if row is None:
-                first = (await self._database.run(head.look, which)).one_or_none()
-                if first is None:
-                    return None
-                if first.limit_keys is not None:
-                    row = await self._limits.claim(head.locked, _CLAIM_LIMITED, which)
-            if row is None:  # something was due, and was another's by then, or came just now
+            row, first = await find()
+            if row is not None:
+                return row
+            if first is None:
+                return None
+            claimed: Row | bool | None = None
+            if first.limit_keys is not None:
+                claimed = await self._limits.claim(head.locked, _CLAIM_LIMITED, which)
+            if claimed is None:  # something was due, and was another's by then, or came just now
                 missed += 1
                 if missed == MISSES:
                     return None
-            elif not isinstance(row, bool):
-                return row
+            elif not isinstance(claimed, bool):
+                return claimed
         return None
 
-    async def _in_turn(self, asked: _Asked) -> Row | None:
-        """Whoever is cancelled while it waits leaves a task held that nobody runs: the heartbeat hands it back."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Row | None] = loop.create_future()
+    async def _in_turn(self, asked: _Asked) -> _Found:
+        """Whoever is cancelled while its round is under way leaves a task held that nobody runs: the heartbeat hands
+        it back."""
+        answer: asyncio.Future[_Found] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(asked, []).append(answer)
         self._begin(asked)
         return await answer
 
     def _begin(self, asked: _Asked) -> None:
         if asked not in self._rounds and asked in self._waiting:
-            self._rounds[asked] = asyncio.get_running_loop().create_task(self._serve(asked))
+            serving = asyncio.get_running_loop().create_task(self._serve(asked))
+            serving.add_done_callback(partial(self._ended, asked))
+            self._rounds[asked] = serving
 
     def _overtake(self, asked: _Asked) -> None:
         self._rounds.pop(asked, None)
         self._begin(asked)
 
+    def _ended(self, asked: _Asked, serving: asyncio.Task[None]) -> None:
+        """One that was cancelled, perhaps before it began, leaves nobody waiting for it."""
+        if self._rounds.get(asked) is serving:
+            del self._rounds[asked]
+            for answer in self._waiting.pop(asked, []):
+                if not answer.done():
+                    answer.set_exception(given_up())
+
     async def _serve(self, asked: _Asked) -> None:
         me = self._rounds[asked]
-        loop = asyncio.get_running_loop()
-        try:
-            while self._rounds.get(asked) is me and (answers := self._waiting.pop(asked, None)):
-                overtaking = loop.call_later(OVERTAKEN_S, self._overtake, asked)
+        while self._rounds.get(asked) is me and asked in self._waiting:
+            # A claim for somebody who has gone would only keep the task from others.
+            answers = [answer for answer in self._waiting.pop(asked) if not answer.done()]
+            if answers:
+                overtaking = asyncio.get_running_loop().call_later(OVERTAKEN_S, self._overtake, asked)
                 try:
-                    rows = await self._database.run(_CLAIM_NEXT, {**_values(asked), "many": len(answers)})
+                    await self._round(asked, answers)
                 except BaseException as error:
                     for answer in answers:
                         if not answer.done():
-                            answer.set_exception(error)
+                            answer.set_exception(error if isinstance(error, Exception) else given_up())
                     if not isinstance(error, Exception):
                         raise
-                    continue
                 finally:
                     overtaking.cancel()
-                awake = [answer for answer in answers if not answer.done()]
-                for answer, row in zip_longest(awake, rows[: len(awake)]):
-                    answer.set_result(row)
-        finally:
-            if self._rounds.get(asked) is me:
-                del self._rounds[asked]
+        if self._rounds.get(asked) is me:
+            del self._rounds[asked]
+
+    async def _round(self, asked: _Asked, answers: list[asyncio.Future[_Found]]) -> None:
+        rows = await self._database.run(_CLAIM_NEXT, {**_values(asked), "many": len(answers)})
+        awake = [answer for answer in answers if not answer.done()]
+        for answer, row in zip(awake, rows, strict=False):
+            answer.set_result((row, None))
+        if left := awake[len(rows) :]:
+            first = await self._database.run(_BY_TURN.look, {**_values(asked), "many": len(left)})
+            left = [answer for answer in left if not answer.done()]
+            for answer, head in zip_longest(left, first[: len(left)]):
+                answer.set_result((None, head))
 
 
 def _values(asked: _Asked) -> dict[str, Any]:
