@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -64,7 +65,9 @@ class SlotPool(BasePool):  # type: ignore[misc]  # Celery has no types
         super().__init__(*args, **kwargs)
         self._host: Host = self.app.taskengine_host
         settings = self._host.settings
-        self._free = {False: settings.async_slots, True: settings.sync_slots}
+        self._free: dict[bool, int] = {False: settings.async_slots, True: settings.sync_slots}
+        self._counting = threading.Lock()
+        """Of what is free: slots are taken on Celery's thread and given back on the runner's."""
         self._consumer: Any = None
         self._calls: deque[Callable[[], None]] = deque()
         self._woken = False
@@ -131,15 +134,14 @@ class SlotPool(BasePool):  # type: ignore[misc]  # Celery has no types
             settled()
             return
         lane = is_sync(doorbells[0].queue)
-        room = max(0, self._free[lane]) if self.active else 0
-        for doorbell in doorbells[room:]:
+        taken = doorbells[: self._take(lane, len(doorbells)) if self.active else 0]
+        for doorbell in doorbells[len(taken) :]:
             self._host.ring(doorbell)
-        taken = doorbells[:room]
         if not taken:
             settled()
             return
-        self._free[lane] -= len(taken)
-        self._regulate(lane)
+        if self._free[lane] <= 0:
+            self._regulate(lane)
         self._host.offer(taken, lambda: self.from_runner(settled))
 
     def _read(self, request: dict[str, Any], body: Any) -> list[Doorbell]:
@@ -155,15 +157,21 @@ class SlotPool(BasePool):  # type: ignore[misc]  # Celery has no types
             return []
         return [Doorbell(each_id, number, route) for each_id, number in named]
 
+    def _take(self, lane: bool, wanted: int) -> int:
+        """So many slots are taken now, as many as are wanted and free."""
+        with self._counting:
+            taken = max(0, min(wanted, self._free[lane]))
+            self._free[lane] -= taken
+        return taken
+
     def freed(self, route: str) -> None:
         """The runner gave a slot back. Thread-safe."""
         lane = is_sync(route)
-
-        def give() -> None:
+        with self._counting:
             self._free[lane] += 1
-            self._regulate(lane)
-
-        self.from_runner(give)
+            first = self._free[lane] == 1
+        if first:  # only then is there something for Celery's thread to do: the queues are consumed again
+            self.from_runner(lambda: self._regulate(lane))
 
     def crowded(self, route: str) -> tuple[str, ...]:
         """While all slots of this route's kind are taken: the routes that share them. Thread-safe."""

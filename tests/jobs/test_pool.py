@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from taskengine.jobs.bell import Bell
+from taskengine.jobs.bell import BUSY_S, Bell
 from taskengine.jobs.pool import SlotPool
 from taskengine.records import Doorbell
 from taskengine.settings import Settings
@@ -156,3 +156,54 @@ def test_doorbells_that_gather_go_together_by_route_and_in_their_order() -> None
         {"gpu"},
         {"default"},
     ]
+
+
+def _gathered(monkeypatch: pytest.MonkeyPatch, bell: Bell, route: str, count: int) -> tuple[int, int]:
+    """Of so many doorbells, and one more while the bell waits: how many are in one message, and how often it waited."""
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        bell.ring(Doorbell("late", 1, route))
+
+    monkeypatch.setattr("taskengine.jobs.bell.time.sleep", wait)
+    for n in range(count):
+        bell.ring(Doorbell(str(n), 1, route))
+    return len(bell._next()[0]), len(waits)
+
+
+def test_soon_after_a_message_doorbells_gather_and_one_that_comes_alone_waits_for_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("taskengine.jobs.bell.time.monotonic", lambda: now[0])
+    bell = Bell(Settings())
+    monkeypatch.setattr(bell, "_send", lambda *_: None)
+    assert _gathered(monkeypatch, bell, "default", 1) == (1, 0)
+    bell._publish([Doorbell("before", 1, "default")])
+    now[0] += BUSY_S / 2
+    assert _gathered(monkeypatch, bell, "default", 2) == (3, 1)
+    assert _gathered(monkeypatch, bell, "default", 16) == (16, 0)  # full already
+    assert _gathered(monkeypatch, bell, "default.sync", 1) == (1, 0)  # goes alone in any case
+    now[0] += BUSY_S
+    assert _gathered(monkeypatch, bell, "default", 1) == (1, 0)
+
+
+def test_celerys_thread_is_woken_when_slots_go_from_none_to_some_and_not_at_each_end() -> None:
+    pool, loop, consumer = SlotPool(app=SimpleNamespace(taskengine_host=_Host())), _Loop(), _Consumer()
+    pool._state = pool.RUN
+    pool.register_with_event_loop(loop)
+    loop.turn()
+    pool.attach(consumer)
+    for n in range(SLOTS):
+        _apply(pool, f"tsk_{n}")
+    assert "taskengine.default" not in consumer.names
+    woken = []
+    for _ in range(SLOTS):
+        pool.freed("default")
+        woken.append(bool(select.select([pool._wake_r], [], [], 0)[0]))
+        loop.turn()
+    assert woken == [True, False, False]
+    assert "taskengine.default" in consumer.names
+    _apply(pool, "a", *((f"m{n}", 1) for n in range(SLOTS)))
+    assert pool.crowded("default")  # all of them are free again
