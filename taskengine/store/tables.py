@@ -76,7 +76,7 @@ tasks = Table(
     Column("arguments", Text, nullable=False),
     Column("capabilities", Text, nullable=False, comment="what the client declared on the call"),
     Column("first", Text, nullable=False, server_default="{}", comment="answers to the tool's ask_first questions"),
-    Column("nonce", Text, unique=True, comment="single use of a requestState"),
+    Column("nonce", Text, comment="single use of a requestState"),
     Column("caller", Text, comment="what tools may know of the caller, as JSON; no token"),
     Column("token", Text, comment="the caller's token, sealed; gone when the task ends"),
     Column("session", Text, comment="the 2025-11-25 session that is told of changes"),
@@ -185,6 +185,7 @@ tasks = Table(
         "tool",
         postgresql_where=text(f"status = '{Status.CANCELLED}' AND stopped_at IS NULL AND attempt > 0"),
     ),
+    Index("ix_tasks_nonce", "nonce", unique=True, postgresql_where=text("nonce IS NOT NULL")),
     Index("ix_tasks_same", "owner", "same", unique=True, postgresql_where=text("same IS NOT NULL")),
     Index("ix_tasks_session", "session", postgresql_where=text("session IS NOT NULL")),
     # Progress and doorbells change no indexed column: with room on the page such an update touches no index. A table
@@ -324,8 +325,9 @@ audit = Table(
     Column("tool", Text),
     Column("times", Integer, nullable=False, server_default="1", comment="how often within the same moment"),
     Column("detail", Text),
-    Index(None, "at"),
+    Index("ix_audit_time", "at", postgresql_using="brin", postgresql_with={"autosummarize": True}),
     Index("ix_audit_task_id", "task_id", postgresql_where=text("task_id IS NOT NULL")),
     Index("ix_audit_actor", "actor", "id"),
+    Index("ix_audit_owner", "owner", "id", postgresql_where=text("owner <> actor")),
 )
 """Who did what. A trigger lets rows be added, and deleted by the sweep of old ones; none is ever changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from taskengine.records import Entry
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store.audit import Deed
+from taskengine.store.database import _text
 from tests.store.calls import OWNER, claimed, new_task, question
 from tests.store.sql import execute
 
@@ -67,6 +69,47 @@ async def test_entries_are_found_by_who_what_and_when(store: Store) -> None:
     assert [row["actor"] for row in await store.audit.find(since=timedelta(hours=1))] == ["bob"]
     newest, oldest = await store.audit.find()
     assert list(await store.audit.find(before=newest["id"])) == [oldest]
+
+
+async def test_the_readers_of_a_large_log_find_what_they_ask_by_an_index(store: Store, database_url: str) -> None:
+    await execute(
+        database_url,
+        "INSERT INTO audit (actor, action, task_id, owner, at)"
+        " SELECT CASE WHEN n % 1000 = 0 THEN 'operator' ELSE who END, 'create', 't' || n, who,"
+        " now() - interval '1 d' + n * interval '1 s' FROM generate_series(1, 50000) n, format('o%s', n % 500) who",
+    )
+    await execute(database_url, "VACUUM ANALYZE audit")
+    asked: list[tuple[str, list[Any]]] = []
+    database = store._database
+    run = database.run
+
+    async def noted(statement: Any, values: Any = None) -> Any:
+        asked.append(_text(statement, values or {}))
+        return await run(statement, values)
+
+    database.run = noted  # type: ignore[method-assign]
+    found = [
+        await store.audit.find(actor="o0", limit=60),
+        await store.audit.find(actor="nobody"),
+        await store.audit.find(task_id="t7"),
+        await store.audit.find(since=timedelta(hours=11), limit=10_000),
+    ]
+    assert [len(rows) for rows in found[:3]] == [60, 0, 1]
+    assert 1_000 < len(found[3]) <= 3_200  # the newest is ten hours old
+    assert [row["id"] for row in found[0]] == sorted((row["id"] for row in found[0]), reverse=True)
+    assert {row["actor"] for row in found[0]} == {"o0", "operator"}
+    for statement, values in asked:
+        plan = await execute(database_url, f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *values)
+        assert _read(json.loads(plan[0][0])[0]["Plan"]) < 20_000, plan[0][
+            0
+        ]  # a summary of the index by time is of a megabyte
+
+
+def _read(node: dict[str, Any]) -> int:
+    """How many rows were looked at."""
+    own = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+    own += node.get("Rows Removed by Index Recheck", 0) * node["Actual Loops"]
+    return int(own if "Relation Name" in node else 0) + sum(_read(each) for each in node.get("Plans", []))
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit SET actor = 'nobody'", "DELETE FROM audit", "TRUNCATE audit"])
