@@ -87,7 +87,10 @@ def check_priority(what: str, priority: Any, highest: Any) -> tuple[int, int]:
 
 def slots_of(tool: str, limits: Iterable[Limit], owner: str, arguments: Mapping[str, Any]) -> tuple[Slot, ...]:
     """What a call counts against; of what its client sent there are digests only."""
-    return tuple(Slot(_key(tool, limit, owner, arguments), limit.size) for limit in limits)
+    return tuple(
+        Slot(_key(tool, limit, owner, arguments), limit.size, of_argument=limit.what.startswith(ARGUMENT))
+        for limit in limits
+    )
 
 
 def _key(tool: str, limit: Limit, owner: str, arguments: Mapping[str, Any]) -> str:

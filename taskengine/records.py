@@ -127,6 +127,8 @@ class Slot:
     key: str
     """Without spaces; of what a client sent it holds a digest only."""
     size: int
+    of_argument: bool = False
+    """The key digests the value of an argument."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from taskengine.settings import Settings
 from taskengine.store import channels as channels
 from taskengine.store.attempts import Attempts
 from taskengine.store.audit import Audit
+from taskengine.store.blinding import Blinding
 from taskengine.store.changes import Changes
 from taskengine.store.children import Children
 from taskengine.store.database import Database
@@ -34,8 +35,10 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.tasks = Tasks(database)
-        self.journal = Journal(database)
+        self.keys = Keys(database)
+        blinding = Blinding(self.keys)
+        self.tasks = Tasks(database, blinding)
+        self.journal = Journal(database, blinding)
         self.waits = Waits(database)
         self.children = Children(database)
         self.limits = Limits(database)
@@ -46,7 +49,6 @@ class Store:
         self.workers = Workers(database)
         self.upkeep = Upkeep(database)
         self.inspection = Inspection(database)
-        self.keys = Keys(database)
         self.sessions = Sessions(database)
         self.audit = Audit(database)
         self.rekey = Rekey(database)

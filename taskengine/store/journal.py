@@ -34,6 +34,7 @@ from taskengine.lifecycle import Phase, Status
 from taskengine.records import ChildState, Claim, Doorbell, Entry, NewTask
 from taskengine.store import callers, retention, turns
 from taskengine.store.audit import noting
+from taskengine.store.blinding import Blinding
 from taskengine.store.database import Database, Row
 from taskengine.store.fence import fence, holding
 from taskengine.store.payload import dump, load, questions_of
@@ -203,9 +204,10 @@ _LOAD = (
 
 
 class Journal:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, blinding: Blinding) -> None:
         self._database = database
         self._sealing = database.sealing
+        self._blinding = blinding
         self._calls = _RECORD_CALLS_AUDITED if database.audits else _RECORD_CALLS
 
     async def load(self, task_id: str) -> dict[str, Entry]:
@@ -234,10 +236,10 @@ class Journal:
                     "ttl_ms": child.ttl_ms,
                     "poll_interval_ms": child.poll_interval_ms,
                     "priority": child.priority,
-                    "limit_keys": " ".join(self._sealing.blind(slot.key) for slot in child.slots) or None,
+                    "limit_keys": " ".join(slot.key for slot in child.slots) or None,
                     "limit_sizes": " ".join(str(slot.size) for slot in child.slots) or None,
                 }
-                for child in children
+                for child in [await self._blinding.of(child) for child in children]
             ]
             values |= {f"c_{name}": [each[name] for each in made] for name in _CHILD_COLUMNS | _SLOT_COLUMNS}
         held = await self._database.run(self._calls if children else _RECORD, values)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,25 +16,15 @@ from sqlalchemy import ColumnElement, and_, func, literal_column, not_, or_, sel
 
 from taskengine.errors import KeyReused
 from taskengine.lifecycle import Phase, Status
-from taskengine.records import NewTask, Same
+from taskengine.records import Same
 from taskengine.store import retention
 from taskengine.store.database import Database
 from taskengine.store.payload import load
-from taskengine.store.sealing import Sealing
 from taskengine.store.tables import tasks
 
-__all__ = ["blinded", "earlier"]
+__all__ = ["earlier"]
 
 _MILLISECOND: ColumnElement[timedelta] = literal_column("interval '1 millisecond'")
-
-
-def blinded(sealing: Sealing, new: NewTask) -> NewTask:
-    """The same, with what is digested from its arguments keyed where there are keys."""
-    if new.dedupe is not None:
-        new = replace(new, dedupe=sealing.blind(new.dedupe))
-    if new.same is not None and new.same.window_ms is not None:
-        new = replace(new, same=Same(sealing.blind(new.same.name), new.same.window_ms))
-    return new
 
 
 async def earlier(database: Database, owner: str, tool: str, arguments: Mapping[str, Any], same: Same) -> str | None:

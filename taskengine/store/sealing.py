@@ -20,7 +20,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import hmac
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -88,16 +87,6 @@ class Sealing:
             return _cipher(key, row).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], field.encode()).decode()
         except (InvalidTag, ValueError, binascii.Error):
             raise Unreadable(row, field, f"it was changed, or sealed for another place (key {name})") from None
-
-    def blind(self, name: str) -> str:
-        """A digest in which nobody without the keys can look for guessed arguments; without keys, `name` as it is.
-
-        It stays the same while the oldest key does, so a new key changes nothing.
-        """
-        if not self._keys:
-            return name
-        oldest = self._keys[self.key_ids[-1]]
-        return hmac.digest(oldest, b"taskengine blind\0" + name.encode(), "sha256").hex()
 
     def is_current(self, text: str | None) -> bool:
         """Whether the text is stored as `seal` would store it now; for whoever seals again."""

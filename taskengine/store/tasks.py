@@ -34,13 +34,13 @@ from taskengine.records import Doorbell, LogLine, NewTask, Same, TaskRecord
 from taskengine.store import bounds, callers, channels, retention, sameness, turns
 from taskengine.store.audit import noting, noting_creation, with_creation
 from taskengine.store.batches import Batches
+from taskengine.store.blinding import Blinding
 from taskengine.store.bounds import NO_BOUNDS, Bounds
 from taskengine.store.children import cancel_below
 from taskengine.store.database import Database, Row
 from taskengine.store.endings import ending, withdraw
 from taskengine.store.payload import dump, load, questions_of
 from taskengine.store.places import place, with_place
-from taskengine.store.sameness import blinded
 from taskengine.store.sealing import Sealing
 from taskengine.store.statements import prepared
 from taskengine.store.tables import inputs, logs, tasks
@@ -158,9 +158,10 @@ READS_AT_ONCE = 16
 
 
 class Tasks:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, blinding: Blinding) -> None:
         self._database = database
         self._sealing = database.sealing
+        self._blinding = blinding
         plain, within = _CREATING[database.audits]
         creating = Batches(database, plain, {"id": "id"}, large=_LARGE_PARAMETERS)
         self._gate = bounds.Gate(database, creating, within, _LARGE_PARAMETERS)
@@ -175,7 +176,7 @@ class Tasks:
         doorbell. Raises KeyReused, and LimitReached where the call would be one more than the bounds allow.
         """
         poll_interval_ms = min(new.poll_interval_ms, _LONGEST_POLL_MS)
-        new = blinded(self._sealing, new)
+        new = await self._blinding.of(new)
         values = {
             "id": new.id,
             "owner": new.owner,
@@ -196,7 +197,7 @@ class Tasks:
             "ttl_ms": new.ttl_ms,
             "poll_interval_ms": poll_interval_ms,
             "priority": new.priority,
-            "limit_keys": [self._sealing.blind(slot.key) for slot in new.slots] or None,
+            "limit_keys": [slot.key for slot in new.slots] or None,
             "limit_sizes": [slot.size for slot in new.slots] or None,
         }
         for _ in range(CREATE_TRIES):

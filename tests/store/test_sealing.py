@@ -215,8 +215,3 @@ def test_without_keys_a_text_is_stored_as_it_is_unless_it_looks_sealed() -> None
 def test_the_same_text_is_never_sealed_twice_to_the_same() -> None:
     sealing = Sealing([NEW])
     assert len({sealing.seal("t", "f", "text") for _ in range(100)}) == 100
-
-
-def test_digests_of_arguments_are_keyed_and_outlive_a_new_key() -> None:
-    assert NOT_SEALED.blind("x") == "x"
-    assert Sealing([OLD]).blind("x") == Sealing([NEW, OLD]).blind("x") != Sealing([NEW]).blind("x")
