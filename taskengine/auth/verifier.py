@@ -44,7 +44,9 @@ class Verified:
     scopes: frozenset[str] | None
     """Those granted, and what they include; None for every scope."""
     expires_at: float | None
-    """Seconds since 1970, with what clocks may be off; None for a token that does not expire."""
+    """Seconds since 1970, as the token says; None for one that does not expire."""
+    accepted_until: float | None
+    """The same, with what clocks may be off: until then it is let in here."""
 
 
 class Verifier:
@@ -64,6 +66,7 @@ class Verifier:
     ) -> None:
         """`audience` is the canonical address of the endpoint; there must be one when there are issuers. `expand` knows
         what scopes include."""
+        self._leeway_s = leeway_s
         self._fetcher = Fetcher(insecure=insecure)
         self._servers = {issuer.issuer: AuthorizationServer(issuer, self._fetcher) for issuer in issuers}
         self._expand = expand
@@ -72,7 +75,6 @@ class Verifier:
         self._opaque = next((each for each in self._servers.values() if each.config.introspects_opaque), None)
         self._audience = audience
         self._kept = tuple(kept_claims)
-        self._leeway_s = leeway_s
         self._cache_s = cache_s
         self._known: OrderedDict[bytes, tuple[float, Verified]] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
@@ -131,8 +133,8 @@ class Verifier:
             raise
         else:
             until = time.time() + self._cache_s
-            if verified.expires_at is not None:
-                until = min(until, verified.expires_at)
+            if verified.accepted_until is not None:
+                until = min(until, verified.accepted_until)
             _remember(self._known, key, (until, verified), MOST_KNOWN)
             return verified
         finally:
@@ -172,12 +174,12 @@ class Verifier:
     def _accept(self, claims: Mapping[str, object], issuer: Issuer) -> Verified:
         check_kind(claims)
         check_audience(claims, [*([self._audience] if self._audience else []), *issuer.audiences])
-        expires_at = expiry_of(claims)
-        until = None if expires_at is None else expires_at + self._leeway_s
-        return self._found(identity_of(claims, issuer, self._kept), until)
+        return self._found(identity_of(claims, issuer, self._kept), expiry_of(claims))
 
     def _found(self, identity: Identity, expires_at: float | None, unlimited: bool = False) -> Verified:
-        return Verified(identity, identity.owner, None if unlimited else self._expand(identity.scopes), expires_at)
+        until = None if expires_at is None else expires_at + self._leeway_s
+        scopes = None if unlimited else self._expand(identity.scopes)
+        return Verified(identity, identity.owner, scopes, expires_at, until)
 
 
 _T = TypeVar("_T")

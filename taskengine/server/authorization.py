@@ -95,8 +95,9 @@ class Guard:
             return anonymous(patience)
         token = self._token(headers)
         found = self._verifier.known(token) or await self._verified(self._verifier, token)
+        # To those it is shown to, it is good until it expires: what clocks may be off is for us alone to grant.
         handed_over = AccessToken(token, _time(found.expires_at)) if self._engine.wants_tokens else None
-        return Caller(found.owner, patience, found.identity, found.scopes, found.expires_at, handed_over)
+        return Caller(found.owner, patience, found.identity, found.scopes, found.accepted_until, handed_over)
 
     def check_scopes(self, caller: Caller, messages: Message | Batch | None, method: str, *, handshake: bool) -> None:
         """The token allows what is asked. Raises Refusal 403, which names all that it takes (M-AUTH-07).

@@ -32,8 +32,8 @@ class Caller:
     """Whom its token speaks for; None where nobody is asked."""
     scopes: frozenset[str] | None = None
     """What it may do, with all that broader scopes include; None for everything."""
-    expires_at: float | None = None
-    """When its token does, in seconds since 1970."""
+    accepted_until: float | None = None
+    """When its token is no longer, in seconds since 1970; None for one that does not expire."""
     token: AccessToken | None = None
     """Only where a tool wants it handed over."""
 
@@ -46,7 +46,7 @@ class Caller:
         """How long a stream may stay open before its client must show a token again (M-SUB-16); None without end."""
         if self.identity is None:
             return None
-        left = LONGEST_STREAM_S if self.expires_at is None else self.expires_at - time.time()
+        left = LONGEST_STREAM_S if self.accepted_until is None else self.accepted_until - time.time()
         return max(0.0, min(left, LONGEST_STREAM_S))
 
     def within_token(self, seconds: float) -> float:

@@ -27,7 +27,7 @@ from tests.auth import handing, tools
 from tests.auth.authorization_server import AuthorizationServer
 from tests.auth.conftest import RESOURCE
 from tests.processes import Processes
-from tests.server.peer import front_end
+from tests.server.peer import Hands, front_end
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -99,6 +99,20 @@ async def test_without_a_key_ring_no_token_is_handed_over(settings: Settings) ->
     with pytest.raises(SettingsError, match="encryption_keys"):
         create_app(handing.engine, settings)
     create_app(tools.engine, settings)
+
+
+@pytest.mark.parametrize("further", [{"encryption_keys": [KEY], "auth_leeway": timedelta(minutes=5)}])
+async def test_a_token_that_was_handed_over_expires_when_it_says_so(
+    settings: Settings, issuer: AuthorizationServer, hands: Hands
+) -> None:
+    """The leeway is for clocks here: whoever the token is shown to next may grant none."""
+    token = issuer.token(aud=RESOURCE, lasts_s=60)
+    async with served(handing.engine, settings, token) as client:
+        await client.submit("held")
+        claim = await hands.take()
+    held = HandedOver(claim, hands.store, handing.renew)
+    assert (await held.token(timedelta(seconds=1))).value == token
+    assert (await held.token(timedelta(minutes=2))).value == "ann~1"
 
 
 async def test_a_test_may_say_who_calls() -> None:
