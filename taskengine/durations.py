@@ -13,6 +13,9 @@ __all__ = ["Duration", "DurationLike", "describe", "milliseconds", "parse_durati
 DurationLike = str | timedelta
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+LONGEST_TEXT = 100
+"""Characters. An endpoint's address may hold a duration: to look for the parts of one takes time by the square of its
+length, and nobody's request may hold up the others."""
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])")
 
 
@@ -21,11 +24,16 @@ def parse_duration(value: DurationLike) -> timedelta:
     if isinstance(value, timedelta):
         duration = value
     elif isinstance(value, str):
+        if len(value) > LONGEST_TEXT:
+            raise ValueError(f'a text of {len(value)} characters is no duration: write "90s", "15m" or "1h30m"')
         text = value.strip().lower()
         parts = _PART.findall(text)
         if text != "0" and (not parts or _PART.sub("", text).strip()):
             raise ValueError(f'{value!r} is not a duration: write "90s", "15m", "6h", "7d" or "1h30m"')
-        duration = timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+        try:
+            duration = timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+        except OverflowError:
+            raise ValueError(f"{value!r} is longer than any time that can be told: give a shorter duration") from None
     else:
         raise ValueError(f'{value!r} is not a duration: give text such as "90s", or a timedelta')
     if duration < timedelta(0):

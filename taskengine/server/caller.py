@@ -81,5 +81,5 @@ def patience_of(query: bytes) -> timedelta | None:
         return None
     try:
         return min(parse_duration(given[-1]), LONGEST_PATIENCE)
-    except (ValueError, OverflowError):
+    except ValueError:
         return None
