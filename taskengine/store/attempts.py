@@ -140,7 +140,7 @@ class Attempts:
             owner=row.owner,
             queue=row.queue,
             arguments=load(self._sealing.open(row.id, "arguments", row.arguments)),
-            capabilities=load(row.capabilities),
+            capabilities=load(self._sealing.open(row.id, "capabilities", row.capabilities)),
             first=load(self._sealing.open(row.id, "first", row.first)),
             answers=answers,
             ran_ms=row.ran_ms,
@@ -177,7 +177,10 @@ class Attempts:
         async with self._database.transaction() as connection:
             if (await connection.execute(_HELD, fence(claim))).one_or_none() is None:
                 raise ClaimLost(claim.task_id, claim.attempt)
-            stored = [{**line, "data": self._sealing.seal(claim.task_id, "logs", line["data"])} for line in lines]
+            seal = partial(self._sealing.seal, claim.task_id)
+            stored = [
+                {**line, "logger": seal("logger", line["logger"]), "data": seal("logs", line["data"])} for line in lines
+            ]
             await connection.execute_many(
                 insert(logs), [{"task_id": claim.task_id, "attempt": claim.attempt, **line} for line in stored]
             )

@@ -166,7 +166,7 @@ class Inspection:
 
     def _line(self, task_id: str, row: Mapping[str, Any]) -> dict[str, Any]:
         opened = partial(self._database.sealing.open, task_id)
-        line = {**row, "data": load(opened("logs", row["data"]))}
+        line = {**row, "logger": opened("logger", row["logger"]), "data": load(opened("logs", row["data"]))}
         names, arguments = _names(line.pop("sensitive")), line.pop("arguments")
         if names:
             line.update(shown_line(line["logger"], line["data"], load(opened("arguments", arguments)), names))

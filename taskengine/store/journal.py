@@ -65,6 +65,7 @@ _CHILD_COLUMNS: dict[str, Any] = {
     "tool": Text,
     "queue": Text,
     "arguments": Text,
+    "capabilities": Text,
     "caller": Text,
     "token": Text,
     "sensitive": Text,
@@ -112,7 +113,7 @@ def columns_of(sealing: Sealing, task_id: str, entries: Sequence[Entry]) -> dict
 
 # What every step meets is built once.
 _HELD = (
-    select(tasks.c.id, tasks.c.attempt, tasks.c.owner, tasks.c.capabilities, tasks.c.traceparent)
+    select(tasks.c.id, tasks.c.attempt, tasks.c.owner, tasks.c.traceparent)
     .where(holding())
     .with_for_update(read=True)
     .cte("held")
@@ -125,7 +126,6 @@ _MADE = (
         [
             *_CHILD_COLUMNS,
             "owner",
-            "capabilities",
             "traceparent",
             "parent",
             "status",
@@ -140,7 +140,6 @@ _MADE = (
         select(
             *(_CHILDREN.c[name] for name in _CHILD_COLUMNS),
             _HELD.c.owner,
-            _HELD.c.capabilities,
             _HELD.c.traceparent,
             _HELD.c.id,
             literal(Status.WORKING.value),
@@ -230,6 +229,7 @@ class Journal:
                     "tool": child.tool,
                     "queue": child.queue,
                     "arguments": self._sealing.seal(child.id, "arguments", dump(child.arguments)),
+                    "capabilities": self._sealing.seal(child.id, "capabilities", dump(claim.capabilities)),
                     "caller": callers.sealed(self._sealing, child.id, child.caller),
                     "token": callers.sealed_token(self._sealing, child.id, child.token),
                     "sensitive": dump(child.sensitive) if child.sensitive else None,

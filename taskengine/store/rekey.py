@@ -48,7 +48,7 @@ PLACES = (
             name: _as(name)
             for name in (
                 *("arguments", "first", "result", "error", "traceback", "status_message", "progress_message"),
-                *("caller", "token"),
+                *("capabilities", "progress_token", "caller", "token"),
             )
         },
     ),
@@ -62,7 +62,7 @@ PLACES = (
         "task_id",
         {"value": lambda row: f"journal value {row.path}", "error": lambda row: f"journal error {row.path}"},
     ),
-    Place(logs, "task_id", {"data": _as("logs")}),
+    Place(logs, "task_id", {"data": _as("logs"), "logger": _as("logger")}),
     Place(letters, "id", {"body": _as("body")}),
     Place(keys, "name", {"secret": _as("secret")}),
 )

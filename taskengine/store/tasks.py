@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -183,7 +184,7 @@ class Tasks:
             "tool": new.tool,
             "queue": new.queue,
             "arguments": self._sealing.seal(new.id, "arguments", dump(new.arguments)),
-            "capabilities": dump(new.capabilities),
+            "capabilities": self._sealing.seal(new.id, "capabilities", dump(new.capabilities)),
             "first": self._sealing.seal(new.id, "first", dump(new.first)),
             "nonce": new.nonce,
             "dedupe": new.dedupe,
@@ -193,7 +194,9 @@ class Tasks:
             "caller": callers.sealed(self._sealing, new.id, new.caller),
             "token": callers.sealed_token(self._sealing, new.id, new.token),
             "session": new.session,
-            "progress_token": None if new.progress_token is None else dump(new.progress_token),
+            "progress_token": None
+            if new.progress_token is None
+            else self._sealing.seal(new.id, "progress_token", dump(new.progress_token)),
             "ttl_ms": new.ttl_ms,
             "poll_interval_ms": poll_interval_ms,
             "priority": new.priority,
@@ -269,9 +272,9 @@ class Tasks:
             .order_by(logs.c.id)
             .limit(limit)
         )
+        opened = partial(self._sealing.open, task_id)
         return [
-            LogLine(row.id, row.level, row.logger, self._sealing.open(task_id, "logs", row.data), row.at)
-            for row in found
+            LogLine(row.id, row.level, opened("logger", row.logger), opened("logs", row.data), row.at) for row in found
         ]
 
     async def recent(self, owner: str, ended_within_s: float, limit: int) -> list[TaskRecord]:
@@ -383,5 +386,5 @@ def _record(row: Row, sealing: Sealing) -> TaskRecord:
         members[at] = sealing.open(task_id, name, members[at])
     questions, _, token = members[17:]
     members[17] = () if questions is None else questions_of(sealing, task_id, load(questions))
-    members[19] = None if token is None else load(token)
+    members[19] = None if token is None else load(sealing.open(task_id, "progress_token", token))
     return TaskRecord(*members)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from taskengine.errors import Unreadable
+from taskengine.identity import Identity
 from taskengine.records import Entry, NewTask
 from taskengine.settings import Settings
 from taskengine.store import Store
@@ -40,9 +42,16 @@ async def everything(url: str) -> str:
 async def used(store: Store, **changes: object) -> NewTask:
     """A task that has asked, logged, taken steps and ended; its payload all holds the secret."""
     holder = f"w-{id(changes)}"
-    claim = await claimed(store, holder, arguments={"text": SECRET}, first={"a": {"value": SECRET}}, **changes)
+    written: dict[str, Any] = {
+        "arguments": {"text": SECRET},
+        "first": {"a": {"value": SECRET}},
+        "capabilities": {"elicitation": {}, "experimental": {SECRET: {}}},
+        "progress_token": SECRET,
+        "caller": Identity("https://login.example", "ann", claims={"email": SECRET}),
+    }
+    claim = await claimed(store, holder, **written | changes)
     await store.attempts.progress(claim, 1, 2, SECRET, f"Working: {SECRET}")
-    await store.attempts.log(claim, [{"level": "info", "logger": None, "data": json.dumps(SECRET)}])
+    await store.attempts.log(claim, [{"level": "info", "logger": SECRET, "data": json.dumps(SECRET)}])
     await store.journal.record(claim, [Entry("1", "step", "fetch", value=json.dumps(SECRET))])
     await store.attempts.suspend(claim, [question("name")], f"Asks about {SECRET}")
     doorbell = await store.inputs.answer(claim.task_id, OWNER, {"name": {"action": "accept", "content": {"n": SECRET}}})
@@ -65,12 +74,28 @@ async def test_nothing_of_what_a_caller_or_a_tool_wrote_can_be_read_in_the_datab
     assert record.result is not None
     assert SECRET in record.result
     assert (record.status_message, record.progress_message) == (SECRET, SECRET)
-    assert [line.data for line in await store.tasks.lines(task.id, OWNER, 0, 9)] == [json.dumps(SECRET)]
+    assert record.progress_token == SECRET
+    lines = await store.tasks.lines(task.id, OWNER, 0, 9)
+    assert [(line.logger, line.data) for line in lines] == [(SECRET, json.dumps(SECRET))]
+    assert [(line["logger"], line["data"]) for line in await store.inspection.logs(task.id)] == [(SECRET, SECRET)]
     shown = await store.inspection.show(task.id)
     assert shown["arguments"] == {"text": SECRET}
     assert shown["questions"][0]["response"]["content"] == {"n": SECRET}
     assert (await store.journal.load(task.id))["1"].value == json.dumps(SECRET)
     assert await store.sessions.fetch("letter") == json.dumps(SECRET)
+    await store.close()
+
+
+async def test_the_call_of_another_task_is_sealed_for_the_task_it_makes(settings: Settings, database_url: str) -> None:
+    store = await opened(settings, NEW)
+    parent = await claimed(store, capabilities={"experimental": {SECRET: {}}}, arguments={"text": SECRET})
+    child = new_task(parent=parent.task_id, capabilities=parent.capabilities, arguments=parent.arguments)
+    entry = Entry("1", "call", "count", done=False, child_id=child.id)
+    (doorbell,) = await store.journal.record(parent, [entry], [child])
+    assert SECRET not in await everything(database_url)
+    claim = await take(store, doorbell)
+    assert claim is not None
+    assert (claim.capabilities, claim.arguments) == (parent.capabilities, {"text": SECRET})
     await store.close()
 
 
