@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from taskengine.lifecycle import Status
-from taskengine.records import NewTask
+from taskengine.records import Doorbell, NewTask
 from taskengine.settings import Settings
 from tests.apps.limited import engine
 from tests.jobs.calls import Calls, calls_on
@@ -55,11 +55,24 @@ async def until_none_is_open(url: str) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_500_calls_of_one_owner_delay_anothers_by_a_few_jobs(
+async def copies(calls: Calls, url: str, task_id: str, many: int) -> None:
+    """So many more calls like this one, each with the turn after the one before and a doorbell of its own."""
+    await execute(
+        url,
+        "INSERT INTO tasks SELECT (jsonb_populate_record(t,"
+        " jsonb_build_object('id', t.id || '-' || n, 'turn', nextval('turns')))).*"
+        f" FROM tasks t, generate_series(1, {many}) n WHERE t.id = $1",
+        task_id,
+    )
+    for n in range(1, many + 1):
+        calls.bell.ring(Doorbell(f"{task_id}-{n}", 1, "default"))
+
+
+async def test_10000_calls_of_one_owner_delay_anothers_by_a_few_jobs(
     calls: Calls, processes: Processes, database_url: str
 ) -> None:
-    for n in range(500):
-        await submit(calls, "brief", "ann", n=n)
+    """Measured in jobs, by the order of the claims; the rest of the backlog is left standing."""
+    await copies(calls, database_url, await submit(calls, "brief", "ann", n=0), 9_999)
     processes.worker(APP, async_slots=2)
     async with asyncio.timeout(PATIENCE_S):
         while not (await execute(database_url, "SELECT count(*) FROM tasks WHERE phase = 'done'"))[0][0]:
@@ -73,6 +86,8 @@ async def test_500_calls_of_one_owner_delay_anothers_by_a_few_jobs(
         " AND a.claimed_at > b.created_at AND a.claimed_at < b.claimed_at"
     )
     assert (await execute(database_url, jobs_between))[0][0] <= 5
+    waiting = "SELECT count(*) FROM tasks WHERE owner = 'ann' AND phase = 'queued'"
+    assert (await execute(database_url, waiting))[0][0] > 5_000, "the backlog was over before it could delay anybody"
 
 
 async def test_no_more_run_at_once_than_their_limits_say_and_all_get_done(
