@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile.audit import LOCKED, first_of, read_report
 from tests.processes import ROOT
 
-LOCKED = ["constraints.txt", "workers/requirements.txt", "tests/official/requirements-1.30.txt"]
 PINNED = re.compile(r"^[A-Za-z0-9._-]+(\[[a-z,]+\])?==[^\s;*]+( ; [^\\]+)?$")
 UNPICKLING = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle", "_pickle"}
 
@@ -34,6 +34,26 @@ def test_the_javascript_clients_are_locked_too() -> None:
     packages = json.loads((ROOT / "tests" / "official" / "package-lock.json").read_text())["packages"]
     assert packages
     assert not [name for name, found in packages.items() if name and "integrity" not in found and not found.get("link")]
+
+
+def test_a_package_that_nothing_is_known_of_does_not_pass_for_a_good_one() -> None:
+    """An index that has no list of vulnerabilities says of every package that it has never heard of it."""
+    report = {
+        "dependencies": [
+            {"name": "good", "version": "1", "vulns": []},
+            {"name": "bad", "version": "2", "vulns": [{"id": "PYSEC-1", "fix_versions": ["3"], "aliases": []}]},
+            {"name": "unknown", "skip_reason": "Dependency not found on PyPI and could not be audited"},
+        ],
+        "fixes": [],
+    }
+    audited = read_report(json.dumps(report))
+    assert (audited.looked_up, audited.skipped) == (2, 1)
+    assert audited.vulnerable == ("bad 2: PYSEC-1, mended in 3",)
+
+
+def test_what_is_asked_for_first_is_a_package_of_ours() -> None:
+    name, version = first_of((ROOT / LOCKED[0]).read_text())
+    assert f"\n{name}=={version} " in (ROOT / LOCKED[0]).read_text()
 
 
 @pytest.mark.parametrize("folder", ["taskengine", "workers", "migrations"])
