@@ -151,15 +151,11 @@ def lists_tasks(settings: Settings) -> bool:
     """Whether callers may list tasks, by `task_list` or by the protocol (L-TASK-04).
 
     Without authorization all callers are one owner, and a list shows everybody's: it is there only where they are one
-    person.
+    person, which `single_user` says where it cannot be known. `handle_tools` offers tools, and makes nobody known.
     """
-    match settings.handle_tools:
-        case "all":
-            return True
-        case "without_list":
-            return False
-        case _:
-            return settings.authorized or settings.one_owner
+    if settings.handle_tools == "without_list":
+        return False
+    return settings.authorized or settings.one_owner
 
 
 def listed(tool: Tool) -> Tool:

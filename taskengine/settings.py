@@ -180,7 +180,7 @@ class Settings(BaseSettings):
     single_user: bool | None = Field(
         None,
         description="Without authorization: all who reach the endpoint are one person, who may list tasks; default: "
-        "where it listens on this machine only.",
+        "where it listens on this machine only, and `allowed_hosts` names no other.",
     )
 
     # tasks
@@ -194,8 +194,8 @@ class Settings(BaseSettings):
     )
     handle_tools: Literal["auto", "all", "without_list", "none"] = Field(
         "auto",
-        description="The tools task_wait, task_answer, task_cancel, task_list for clients without tasks; `auto` leaves "
-        "out task_list where callers are neither authorized nor surely one person.",
+        description="The tools task_wait, task_answer, task_cancel, task_list for clients without tasks; `auto` and "
+        "`all` leave out task_list where callers are neither authorized nor surely one person (`single_user`).",
     )
     ttl: Duration = Field(
         timedelta(days=1), gt=timedelta(0), description="Retention from creation, for tools that give none."
@@ -358,7 +358,12 @@ class Settings(BaseSettings):
     @property
     def one_owner(self) -> bool:
         """Whoever calls is surely one person."""
-        return not self.authorized and (self.host in LOCAL_HOSTS if self.single_user is None else self.single_user)
+        return not self.authorized and (self._only_here if self.single_user is None else self.single_user)
+
+    @property
+    def _only_here(self) -> bool:
+        """Only this machine can reach the endpoint: a name that others know it by means that a proxy is before it."""
+        return self.host in LOCAL_HOSTS and {name.lower() for name in self.allowed_hosts} <= LOCAL_HOSTS
 
     @property
     def resource(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from taskengine import bridge
 from taskengine.auth.config import Issuer, canonical_uri
 from taskengine.auth.resource import challenge
 from taskengine.auth.scopes import ScopeRules
@@ -136,7 +137,12 @@ def test_settings_come_from_the_environment_and_show_no_secret(monkeypatch: pyte
         ({}, True),
         ({"host": "0.0.0.0"}, False),
         ({"host": "0.0.0.0", "single_user": True}, True),
+        ({"host": "0.0.0.0", "handle_tools": "all"}, False),
         ({"single_user": False}, False),
+        ({"allowed_hosts": ["LocalHost", "::1"]}, True),
+        ({"allowed_hosts": ["localhost", "tools.example"]}, False),
+        ({"allowed_hosts": ["*"]}, False),
+        ({"allowed_hosts": ["tools.example"], "single_user": True}, True),
         ({"auth_issuers": [LOGIN]}, False),
         ({"auth_tokens": [f"{ANN}:ann"]}, False),
     ],
@@ -150,6 +156,7 @@ async def test_without_authorization_tasks_are_listed_to_a_single_user_only(
     app = create_app(engine, settings)
     offered = app.state.service.handles
     assert ("task_list" in offered) is (single or settings.authorized)
+    assert bridge.lists_tasks(settings) is (single or settings.authorized)
 
 
 def test_the_address_has_one_form() -> None:

@@ -134,7 +134,8 @@ async def test_the_tools_are_listed_after_those_of_the_application(peer: Peer) -
 
 
 @pytest.mark.parametrize(("setting", "host", "there"), [
-    ("auto", "127.0.0.1", True), ("auto", "0.0.0.0", False), ("all", "0.0.0.0", True), ("without_list", "::1", False),
+    ("auto", "127.0.0.1", True), ("auto", "0.0.0.0", False), ("all", "127.0.0.1", True), ("all", "0.0.0.0", False),
+    ("without_list", "::1", False),
 ])  # fmt: skip
 async def test_everybodys_tasks_are_listed_only_where_all_callers_are_one(
     settings: Settings, setting: str, host: str, there: bool
