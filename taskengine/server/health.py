@@ -18,29 +18,48 @@ __all__ = ["Health"]
 logger = logging.getLogger("taskengine.server")
 
 TIMEOUT_S = 3.0
+KEPT_S = 1.0
+"""How long an answer is given again. Anybody may ask, as often as he likes: it must not cost more than this."""
 
 
 class Health:
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._looking: asyncio.Task[dict[str, str]] | None = None
+        self._good_until = 0.0
 
     async def healthz(self, _: Request) -> JSONResponse:
         """200: the process serves, whatever becomes of what it needs."""
         return JSONResponse({"status": "ok"})
 
     async def readyz(self, _: Request) -> JSONResponse:
-        """200 when the database, its schema and the broker are as they should be, else 503 with what is not."""
+        """200 when the database, its schema and the broker are as they should be, else 503 with what is not; as of a
+        second ago at most."""
         if not self._service.started:
             await self._service.start()
+        found = await self._found()
+        ready = all(answer == "ok" for answer in found.values()) and not self._service.stopping
+        status = "stopping" if self._service.stopping else "ready" if ready else "not ready"
+        return JSONResponse({"status": status, "checks": found}, 200 if ready else 503)
+
+    async def _found(self) -> dict[str, str]:
+        """One look for all who ask at a time; whoever goes away meanwhile ends it for nobody else."""
+        loop = asyncio.get_running_loop()
+        looking = self._looking
+        if looking is None or looking.get_loop() is not loop or (looking.done() and loop.time() >= self._good_until):
+            looking = self._looking = loop.create_task(self._look(), name="health")
+        return await asyncio.shield(looking)
+
+    async def _look(self) -> dict[str, str]:
         checks: dict[str, Callable[[], Awaitable[str]]] = {
             "database": self._database,
             "schema": self._schema,
             "broker": self._broker,
         }
-        found = dict(zip(checks, await asyncio.gather(*map(_answer, checks.items())), strict=True))
-        ready = all(answer == "ok" for answer in found.values()) and not self._service.stopping
-        status = "stopping" if self._service.stopping else "ready" if ready else "not ready"
-        return JSONResponse({"status": status, "checks": found}, 200 if ready else 503)
+        try:
+            return dict(zip(checks, await asyncio.gather(*map(_answer, checks.items())), strict=True))
+        finally:
+            self._good_until = asyncio.get_running_loop().time() + KEPT_S
 
     async def _database(self) -> str:
         await self._service.store.health()

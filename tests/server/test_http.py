@@ -180,6 +180,43 @@ async def test_the_health_of_a_front_end_can_be_asked(settings: Settings) -> Non
         assert ready.json() == {"status": "ready", "checks": {"database": "ok", "schema": "ok", "broker": "ok"}}
 
 
+async def test_whoever_asks_for_health_costs_one_look_a_second(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to say who he is for it."""
+    monkeypatch.setattr("taskengine.server.health.KEPT_S", 3600)
+    app = create_app(engine, settings)
+    looks = []
+    async with front_end(app) as running, httpx2.AsyncClient(trust_env=False) as http:
+        asking = asyncio.Event()
+
+        def check(timeout_s: float) -> None:
+            looks.append(timeout_s)
+
+        async def schema() -> str | None:
+            await asking.wait()
+            return await type(app.state.service.store).schema_revision(app.state.service.store)
+
+        monkeypatch.setattr(app.state.service.bell, "check", check)
+        monkeypatch.setattr(app.state.service.store, "schema_revision", schema)
+        gone = asyncio.create_task(http.get(f"{running.base}/readyz"))
+        at_once = [asyncio.create_task(http.get(f"{running.base}/readyz")) for _ in range(20)]
+        async with asyncio.timeout(10):
+            while not looks:
+                await asyncio.sleep(0.01)
+        gone.cancel()
+        asking.set()
+        answers = [*await asyncio.gather(*at_once), await http.get(f"{running.base}/readyz")]
+        assert {answer.status_code for answer in answers} == {200}
+        assert len(looks) == 1
+        monkeypatch.setattr("taskengine.server.health.KEPT_S", 0)
+        health = next(route.endpoint.__self__ for route in app.routes if route.path == "/readyz")
+        health._good_until = 0
+        for count in (2, 3):
+            assert (await http.get(f"{running.base}/readyz")).status_code == 200
+            assert len(looks) == count
+
+
 async def test_a_front_end_without_its_services_lives_and_is_not_ready(settings: Settings) -> None:
     gone = {"database_url": SecretStr("postgresql://127.0.0.1:1/x"), "broker_url": SecretStr("redis://127.0.0.1:1/0")}
     async with (
