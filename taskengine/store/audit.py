@@ -39,11 +39,13 @@ from taskengine.store.database import Database
 from taskengine.store.statements import prepared
 from taskengine.store.tables import audit
 
-__all__ = ["ACTIONS", "OPERATOR", "Audit", "Deed", "entry", "noting", "noting_creation", "with_creation"]
+__all__ = ["ACTIONS", "ENGINE", "OPERATOR", "Audit", "Deed", "entry", "noting", "noting_creation", "with_creation"]
 
 ACTIONS = ("create", "read", "list", "answer", "cancel", "retry", "refuse")
 OPERATOR = "operator"
 """Who acts by a command at the database itself."""
+ENGINE = "engine"
+"""Who acts when nobody has asked for it."""
 _SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
 
 
@@ -87,11 +89,19 @@ _ADD = prepared(
 
 
 def noting(
-    done: CTE, action: str, *, actor: ColumnElement[Any], owner: ColumnElement[Any], tool: ColumnElement[Any]
+    done: CTE,
+    action: str,
+    *,
+    actor: ColumnElement[Any],
+    owner: ColumnElement[Any],
+    tool: ColumnElement[Any],
+    detail: str | None = None,
 ) -> CTE:
     """The entry of each row of `done` (`id`), as part of the statement that does it."""
-    row = select(actor, literal(action, Text), done.c.id, owner, tool)
-    return insert(audit).from_select(["actor", "action", "task_id", "owner", "tool"], row).cte(f"noted_{action}")
+    why = null() if detail is None else literal(detail)
+    row = select(actor, literal(action, Text), done.c.id, owner, tool, cast(why, Text))
+    columns = ["actor", "action", "task_id", "owner", "tool", "detail"]
+    return insert(audit).from_select(columns, row).cte(f"noted_{action}")
 
 
 def with_creation(create: ReturningInsert[Any], owner: str, tool: str) -> Select[Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, exists, func, literal, select, update
+from sqlalchemy import ColumnElement, Text, exists, func, literal, select, update
 
 from taskengine.lifecycle import Event, Phase, sources
 from taskengine.store import channels
+from taskengine.store.audit import ENGINE, noting
 from taskengine.store.database import Database, Transaction
 from taskengine.store.endings import ending, withdraw
 from taskengine.store.tables import tasks
@@ -13,6 +14,7 @@ from taskengine.store.tables import tasks
 __all__ = ["Children", "cancel_below", "parent_alive"]
 
 BATCH = 500
+WITH_CALLER = "with the task that called it"
 _parent = tasks.alias("parent")
 
 
@@ -49,12 +51,15 @@ class Children:
         )
         async with self._database.transaction() as connection:
             rows = await connection.execute(found)
-            await _cancel(connection, {row.id: row.worker_id for row in rows})
+            await _cancel(
+                connection, {row.id: row.worker_id for row in rows}, ENGINE if self._database.audits else None
+            )
             return len(rows)
 
 
-async def cancel_below(connection: Transaction, task_id: str) -> None:
-    """Cancel every live task that this one called, and what those called."""
+async def cancel_below(connection: Transaction, task_id: str, *, actor: str | None) -> None:
+    """Cancel every live task that this one called, and what those called. `actor` is who cancelled it, for the audit
+    log; None where there is none."""
     below = (
         select(tasks.c.id).where(tasks.c.parent == task_id, tasks.c.phase != Phase.DONE).cte("below", recursive=True)
     )
@@ -64,10 +69,10 @@ async def cancel_below(connection: Transaction, task_id: str) -> None:
     # In one order, as everybody who locks several.
     found = found.order_by(tasks.c.id).with_for_update()
     rows = await connection.execute(found)
-    await _cancel(connection, {row.id: row.worker_id for row in rows})
+    await _cancel(connection, {row.id: row.worker_id for row in rows}, actor)
 
 
-async def _cancel(connection: Transaction, held: dict[str, str | None]) -> None:
+async def _cancel(connection: Transaction, held: dict[str, str | None], actor: str | None) -> None:
     """Cancel these tasks, whose rows are locked, and tell the workers that hold them."""
     if not held:
         return
@@ -76,10 +81,14 @@ async def _cancel(connection: Transaction, held: dict[str, str | None]) -> None:
         update(tasks)
         .where(named, tasks.c.phase.in_(sources(Event.CANCEL)))
         .values(**ending(Event.CANCEL), status_message="Cancelled with the task that called it")
-        .returning(tasks.c.id)
+        .returning(tasks.c.id, tasks.c.owner, tasks.c.tool)
         .cte("cancelled")
     )
-    await connection.execute(channels.telling(cancelled, cancelled.c.id))
+    told = channels.telling(cancelled, cancelled.c.id)
+    if actor is not None:
+        who, whose, what = literal(actor, Text), cancelled.c.owner, cancelled.c.tool
+        told = told.add_cte(noting(cancelled, "cancel", actor=who, owner=whose, tool=what, detail=WITH_CALLER))
+    await connection.execute(told)
     await connection.execute(withdraw(named))
     for worker_id in sorted({worker_id for worker_id in held.values() if worker_id is not None}):
         await connection.execute(select(func.pg_notify(channels.WORKERS, worker_id)))

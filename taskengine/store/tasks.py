@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -244,22 +244,26 @@ class Tasks:
         found = await self._database.run(_visible_to(owner).where(tasks.c.id.in_(list(task_ids))))
         return {row.id: self._record(row) for row in found}
 
+    async def heads(self, task_ids: Iterable[str], owner: str) -> dict[str, TaskRecord]:
+        """The same without what may be large: how each stands, and neither its outcome nor what it asks."""
+        found = await self._database.run(_heads_for(owner).where(tasks.c.id.in_(list(task_ids))))
+        return {row.id: self._record(row) for row in found}
+
     async def page(self, owner: str, before: tuple[datetime, str] | None, limit: int) -> list[TaskRecord]:
-        """Up to `limit` tasks of the owner, newest first, without their results; those made before the (created_at, id)
-        of another."""
-        older = _listed_for(owner)
+        """Up to `limit` tasks of the owner, newest first, as heads; those made before the (created_at, id) of
+        another."""
+        older = _heads_for(owner)
         if before is not None:
             older = older.where(tuple_(tasks.c.created_at, tasks.c.id) < tuple_(*before))
         newest_first = older.order_by(tasks.c.created_at.desc(), tasks.c.id.desc()).limit(limit)
         return [self._record(row) for row in await self._database.run(newest_first)]
 
     async def of_session(self, session: str, owner: str, since: datetime | None, limit: int) -> list[TaskRecord]:
-        """The tasks that the session is told of, without their results: those alive, and those that changed after
-        `since`."""
+        """The tasks that the session is told of, as heads: those alive, and those that changed after `since`."""
         interesting = tasks.c.phase != Phase.DONE
         if since is not None:
             interesting = or_(interesting, tasks.c.updated_at > since)
-        found = _listed_for(owner).where(tasks.c.session == session, interesting)
+        found = _heads_for(owner).where(tasks.c.session == session, interesting)
         newest_first = found.order_by(tasks.c.created_at.desc()).limit(limit)
         return [self._record(row) for row in await self._database.run(newest_first)]
 
@@ -318,7 +322,7 @@ class Tasks:
                 told = told.add_cte(noting(cancelled, "cancel", actor=who, owner=whose, tool=cancelled.c.tool))
             await connection.execute(told)
             await connection.execute(withdraw(tasks.c.id == task_id))
-            await cancel_below(connection, task_id)
+            await cancel_below(connection, task_id, actor=actor if self._database.audits else None)
             if row.worker_id is not None:
                 await connection.execute(select(func.pg_notify(channels.WORKERS, row.worker_id)))
 
@@ -348,7 +352,16 @@ def _visible_to(owner: str) -> Select[Any]:
 
 def _listed_for(owner: str) -> Select[Any]:
     """The same without results, which may be large and which no list shows."""
-    columns = [cast(null(), Text).label("result") if column is tasks.c.result else column for column in _VISIBLE]
+    return _without({"result"}, owner)
+
+
+def _heads_for(owner: str) -> Select[Any]:
+    """The same without anything that is as large as a tool makes it."""
+    return _without({"result", "error", "open_questions"}, owner)
+
+
+def _without(names: Collection[str], owner: str) -> Select[Any]:
+    columns = [cast(null(), Text).label(each.name) if each.name in names else each for each in _VISIBLE]
     return select(*columns).where(tasks.c.owner == owner, retention.readable())
 
 

@@ -79,7 +79,7 @@ NOT_REPEATED = {
 """Writes that nobody repeats, and why that is right."""
 
 READS = {
-    "tasks": {"get", "get_many", "lines", "of_session", "page", "recent", "same_call"},
+    "tasks": {"get", "get_many", "heads", "lines", "of_session", "page", "recent", "same_call"},
     "attempts": {"logged"},
     "journal": {"load"},
     "children": {"depth"},

@@ -13,7 +13,7 @@ import pytest
 from taskengine.records import Entry
 from taskengine.settings import Settings
 from taskengine.store import Store
-from taskengine.store.audit import Deed
+from taskengine.store.audit import ENGINE, Deed
 from taskengine.store.database import _text
 from tests.store.calls import OWNER, claimed, new_task, question
 from tests.store.sql import execute
@@ -40,6 +40,22 @@ async def test_a_task_that_a_tool_calls_is_recorded_as_its_owners(store: Store) 
     await store.journal.record(claim, [Entry("1", "call", "count", done=False, child_id=child.id)], [child])
     (made,) = await store.audit.find(task_id=child.id)
     assert (made["actor"], made["action"], made["tool"]) == (OWNER, "create", "count")
+
+
+async def test_tasks_that_end_with_their_caller_are_recorded(store: Store) -> None:
+    """As cancelled by whoever cancelled that, or by the engine where it ended by itself."""
+    for actor, expected in (("operator", "operator"), (None, ENGINE)):
+        claim = await claimed(store)
+        child = new_task(parent=claim.task_id)
+        await store.journal.record(claim, [Entry("1", "call", "count", done=False, child_id=child.id)], [child])
+        if actor is not None:
+            await store.tasks.cancel(claim.task_id, OWNER, actor=actor)
+        else:
+            await store.attempts.fail(claim, '{"code":1,"message":"x"}', status_message="x")
+            assert await store.children.cancel_orphans() == 1
+        (row,) = await store.audit.find(task_id=child.id, action="cancel")
+        assert said([row]) == [(expected, "cancel", child.id, OWNER, "count")]
+        assert row["detail"] == "with the task that called it"
 
 
 async def test_who_cancelled_and_who_answered_is_recorded_with_it(store: Store) -> None:
@@ -131,6 +147,8 @@ async def test_the_sweep_takes_what_is_old_and_nothing_else(store: Store, databa
 async def test_without_the_setting_nothing_is_recorded(settings: Settings) -> None:
     store = await Store.open(settings.model_copy(update={"audit": False}))
     claim = await claimed(store)
+    child = new_task(parent=claim.task_id)
+    await store.journal.record(claim, [Entry("1", "call", "count", done=False, child_id=child.id)], [child])
     await store.attempts.suspend(claim, [question("a")], "asks")
     await store.inputs.answer(claim.task_id, OWNER, {"a": {"action": "decline"}})
     await store.tasks.cancel(claim.task_id, OWNER)

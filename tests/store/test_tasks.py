@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
@@ -105,6 +106,22 @@ async def test_unknown_and_foreign_and_expired_ids_are_the_same_error(store: Sto
 async def test_get_many_leaves_out_what_the_owner_may_not_see(store: Store) -> None:
     mine, foreign = await stored(store), await stored(store, owner="bob")
     assert set(await store.tasks.get_many([mine.task_id, foreign.task_id, "tsk_none"], OWNER)) == {mine.task_id}
+
+
+async def test_heads_say_how_tasks_stand_without_what_may_be_large(store: Store) -> None:
+    foreign = await stored(store, owner="bob")
+    done, failed, asking = await claimed(store), await claimed(store), await claimed(store)
+    await store.attempts.complete(done, RESULT, is_error=True, status_message="Completed")
+    await store.attempts.fail(failed, '{"code":-32603,"message":"no"}', status_message="no")
+    await store.attempts.suspend(asking, [question()], "Waiting")
+    ids = [done.task_id, failed.task_id, asking.task_id]
+    whole = await store.tasks.get_many(ids, OWNER)
+    heads = await store.tasks.heads([*ids, foreign.task_id, "tsk_none"], OWNER)
+    assert set(heads) == set(ids)
+    for task_id in ids:
+        assert whole[task_id].result or whole[task_id].error or whole[task_id].open_questions
+        bare = replace(whole[task_id], result=None, error=None, open_questions=(), now=heads[task_id].now)
+        assert heads[task_id] == bare
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "waiting"])
