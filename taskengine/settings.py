@@ -91,8 +91,9 @@ class Settings(BaseSettings):
     )
     poll_rate: str | None = Field(
         None,
-        description="Polls per owner that come sooner than their pollIntervalMs, beside a burst; written and defaulted "
-        "as `call_rate`. Polls that are on time are not limited.",
+        description="Polls per owner that come sooner than their pollIntervalMs, and other requests about tasks, "
+        "sessions and streams, beside a burst; written and defaulted as `call_rate`. Polls that are on time are not "
+        "limited.",
     )
     max_open_tasks_per_owner: int | None = Field(
         None,
@@ -110,8 +111,8 @@ class Settings(BaseSettings):
     max_streams_per_owner: int | None = Field(
         None,
         ge=0,
-        description="Most subscriptions of one owner that a front end holds open; 0 for no limit. Without it 100 where "
-        "callers are authorized, else no limit.",
+        description="Most streams of one owner that are open at all front ends together (docs/limits.md); 0 for no "
+        "limit. Without it 100 where callers are authorized, else no limit.",
     )
     keep_alive: Duration = Field(
         timedelta(seconds=15), gt=timedelta(0), description="Interval of comment lines on open streams."

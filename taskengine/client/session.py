@@ -22,6 +22,7 @@ __all__ = ["LATEST", "VERSIONS", "OnRequest", "Opened", "Session"]
 VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 LATEST = VERSIONS[0]
 METHOD_NOT_FOUND = -32601
+TOO_MANY = 429
 RESUME_S = 1.0
 """Before a stream is taken up again, where the server names no time."""
 LONGEST_RESUME_S = 60.0
@@ -236,6 +237,8 @@ class _Exchange:
         async with opening as answer:
             if answer.status == 404 and opened.id is not None and not resumed:
                 raise _SessionGone
+            if answer.status == TOO_MANY and resumed:  # nothing is lost: there may be a place the next time
+                return None
             try:
                 async with aclosing(answer.messages()) as messages:
                     async for found in messages:

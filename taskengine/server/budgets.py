@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 from limits import RateLimitItem, parse
 
 from taskengine.errors import LimitReached
-from taskengine.lifecycle import poll_interval
+from taskengine.lifecycle import Status, poll_interval
 from taskengine.records import TaskRecord
 from taskengine.server.caller import Caller
 from taskengine.server.rates import Rates
+from taskengine.server.shared import Shared
+from taskengine.server.streams import Streams, TooMany
 from taskengine.settings import Settings
 from taskengine.store.bounds import Bounds
 from taskengine.wire.jsonrpc import INVALID_PARAMS, RpcError, dumps
@@ -32,7 +34,8 @@ CALLS = "600/minute"
 POLLS = "600/minute"
 """The defaults of the settings of the same kind, for callers that are told apart."""
 BURST = 60
-"""Polls ahead of their time that a front end answers without asking the others: a few at the start harm nobody."""
+"""Polls ahead of their time, and other requests about tasks and streams, that a front end answers without asking the
+others: a few at the start harm nobody."""
 BURST_PER_S = 1.0
 EARLY = 0.8
 """A poll is on time from this share of the suggested interval on: clocks and networks are not exact."""
@@ -46,17 +49,19 @@ class Budgets:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._rates = Rates(settings)
+        self._shared = Shared(settings)
+        self._rates = Rates(self._shared)
+        self._streams = Streams(self._shared)
         given = (CALLS, POLLS, settings.call_rate, settings.poll_rate)
         self._rate_of = {name: parse(name) for name in given if name is not None and name != "0"}
         self._due: OrderedDict[tuple[str, str], float] = OrderedDict()
         """When the next poll of a task is on time."""
         self._bursts: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """What is left of each owner's burst, and since when."""
-        self._streams: dict[str, int] = {}
 
     async def close(self) -> None:
-        await self._rates.close()
+        await self._streams.close()
+        await self._shared.close()
 
     def bounds(self, caller: Caller) -> Bounds:
         """For the statement that creates a task of this caller."""
@@ -101,40 +106,47 @@ class Budgets:
         if await self._rates.hit(rate, "polls", caller.owner) is not None:
             raise LimitReached("polls", "You look at tasks sooner than their pollIntervalMs says", due - now)
 
-    def polled(self, caller: Caller, record: TaskRecord) -> None:
-        """The caller was told how the task stands, and when to look again."""
+    async def acting(self, caller: Caller) -> None:
+        """One more request about tasks, sessions or streams that is neither a call nor a poll. Raises LimitReached
+        (X-SEC-09, L-TASK-63)."""
+        rate = self._rate(self._settings.poll_rate, caller, POLLS)
+        if rate is None or self._takes_from_burst(caller.owner, time.monotonic()):
+            return
+        if (retry_s := await self._rates.hit(rate, "polls", caller.owner)) is not None:
+            raise LimitReached("polls", f"You ask for more than {rate}", retry_s)
+
+    def polled(self, caller: Caller, record: TaskRecord, *, result_apart: bool = False) -> None:
+        """The caller was told how the task stands, and when to look again: with `result_apart` at once when it no
+        longer works, since what it came to, or asks, is got by another request."""
         if self._settings.poll_rate is None and caller.identity is None:
             return
         key = (caller.owner, record.id)
         if key not in self._due:
             self._give_back(caller.owner)
         interval = poll_interval(record.now - record.created_at, timedelta(milliseconds=record.poll_interval_ms))
-        self._due[key] = time.monotonic() + EARLY * interval.total_seconds()
+        wait_s = 0.0 if result_apart and record.status is not Status.WORKING else EARLY * interval.total_seconds()
+        self._due[key] = time.monotonic() + wait_s
         self._due.move_to_end(key)
         if len(self._due) > MOST_POLLED:
             self._due.popitem(last=False)
 
-    @contextmanager
-    def stream(self, caller: Caller) -> Iterator[None]:
-        """A stream that stays open for this caller meanwhile. Raises LimitReached (M-SUB-18).
-
-        Each front end counts its own: what a stream costs, it costs there.
-        """
+    @asynccontextmanager
+    async def stream(self, caller: Caller, name: str | None = None) -> AsyncIterator[None]:
+        """A stream that stays open for this caller meanwhile, at one of all front ends; streams of one `name` are one,
+        since the next takes the place of the last. Raises LimitReached (M-SUB-18)."""
         most = self._most(self._settings.max_streams_per_owner, caller, STREAMS)
-        open_now = self._streams.get(caller.owner, 0)
-        if most is not None and open_now >= most:
+        if most is None:
+            yield
+            return
+        try:
+            async with self._streams.open(caller.owner, most, name):
+                yield
+        except TooMany as full:
             raise LimitReached(
                 "streams_per_owner",
-                f"You have {open_now} open streams, which is the most: close one, or poll with tasks/get",
+                f"You have {full.most} open streams, which is the most: close one, or poll with tasks/get",
                 STREAMS_RETRY_S,
-            )
-        self._streams[caller.owner] = open_now + 1
-        try:
-            yield
-        finally:
-            self._streams[caller.owner] -= 1
-            if not self._streams[caller.owner]:
-                del self._streams[caller.owner]
+            ) from None
 
     @staticmethod
     def _most(setting: int | None, caller: Caller, default: int) -> int | None:

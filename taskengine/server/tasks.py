@@ -38,6 +38,7 @@ async def update_task(call: Call) -> dict[str, Any]:
     """
     call.needs_tasks()
     task_id, responses = call.task_id(), call.mapping("inputResponses")
+    await call.service.budgets.acting(call.caller)
     record = await call.service.store.tasks.get(task_id, call.caller.owner)
     await answer(call, record, responses)
     return modern.complete(call.service.meta)
@@ -47,6 +48,7 @@ async def cancel_task(call: Call) -> dict[str, Any]:
     """The task is cancelled, unless it had ended before: the same acknowledgement for both (M-TASK-62)."""
     call.needs_tasks()
     task_id = call.task_id()
+    await call.service.budgets.acting(call.caller)
     await call.service.store.tasks.cancel(task_id, call.caller.owner)
     point("cancel.committed")
     audit.info("task %s cancelled by %s", task_id, call.caller.owner)

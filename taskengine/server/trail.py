@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from taskengine.errors import KeyReused, StoreUnavailable, TaskNotFound
+from taskengine.errors import KeyReused, LimitReached, StoreUnavailable, TaskNotFound
 from taskengine.records import TaskRecord
 from taskengine.server.ids import is_task_id
 from taskengine.server.request_state import RequestStateError
@@ -39,6 +39,8 @@ _REFUSALS: dict[type[BaseException], str] = {
     KeyReused: "an idempotency key of another call",
     RequestStateError: "a request state that was changed, is another's, or is too old",
 }
+MOST_IDS = 20
+"""Of the tasks that one request asked for in vain, so many have an entry of their own."""
 
 _T = TypeVar("_T")
 Key = tuple[str, str, str | None, str | None, str | None]
@@ -61,9 +63,20 @@ class Trail:
 
     def refused(self, actor: str, error: BaseException, task_id: object = None) -> None:
         """The request was refused for what its sender may not do; any other error is none of ours."""
+        if isinstance(error, LimitReached):  # without the task: who comes too often may name a new one each time
+            self.note(actor, "refuse", detail=f"more than it may have: {error.limit}")
+            return
         why = next((_REFUSALS[kind] for kind in type(error).__mro__ if kind in _REFUSALS), None)
         if why is not None:
             self.note(actor, "refuse", task_id if isinstance(task_id, str) else None, detail=why)
+
+    def missing(self, actor: str, task_ids: Sequence[str]) -> None:
+        """The request asked for these tasks too, which its sender does not have."""
+        why = _REFUSALS[TaskNotFound]
+        for task_id in task_ids[:MOST_IDS]:
+            self.note(actor, "refuse", task_id, detail=why)
+        if len(task_ids) > MOST_IDS:
+            self._count((_storable(actor), "refuse", None, None, why), len(task_ids) - MOST_IDS)
 
     async def watching(self, actor: str, work: Awaitable[_T], params: Mapping[str, Any] | None) -> _T:
         """What `work` gives, or what it raises, noted where it is a refusal of a request with these params."""
@@ -83,16 +96,19 @@ class Trail:
     ) -> None:
         """Remember it for the next flush; nothing is waited for. An id that no task can have is left out: it may be
         anything that a client has written."""
+        known = task_id if task_id is not None and is_task_id(task_id) else None
+        self._count((_storable(actor), action, known, tool and _storable(tool), detail and _storable(detail)), 1)
+
+    def _count(self, key: Key, times: int) -> None:
         if not self._on:
             return
-        known = task_id if task_id is not None and is_task_id(task_id) else None
-        key: Key = (_storable(actor), action, known, tool and _storable(tool), detail and _storable(detail))
+        action = key[1]
         if key not in self._noted and len(self._noted) >= MOST:
             key = (key[0], action, None, None, TOO_MANY)
             if key not in self._noted and len(self._noted) >= 2 * MOST:
                 key = (UNKNOWN, action, None, None, TOO_MANY)
-        times, since = self._noted.get(key, (0, time.monotonic()))
-        self._noted[key] = times + 1, since
+        before, since = self._noted.get(key, (0, time.monotonic()))
+        self._noted[key] = before + times, since
         self._some.set()
         if self._flushing is None:
             self._flushing = asyncio.get_running_loop().create_task(self._flush_for_ever(), name="audit")

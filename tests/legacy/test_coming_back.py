@@ -17,6 +17,7 @@ from taskengine.server.endpoint import McpEndpoint
 from taskengine.server.legacy.front import Front
 from taskengine.server.legacy.runs import Runs
 from taskengine.settings import Settings
+from taskengine.wire.meta import IDEMPOTENCY_KEY
 from tests.legacy.peer import ALL, Peer, call_params, peer_of, serving
 from tests.legacy.tools import engine
 from tests.server.peer import Hands, accept, form, front_end
@@ -131,6 +132,33 @@ async def test_a_call_is_cancelled_although_its_stream_was_left_before(
     assert (await hands.rows())[0].status == "working"
     await (other if elsewhere else peer).notify("notifications/cancelled", {"requestId": stream.id})
     await status(hands, "cancelled")
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+async def test_a_call_keeps_its_key_when_its_client_comes_back(
+    both: tuple[Peer, Peer], hands: Hands, keyed: bool
+) -> None:
+    """L-CANC-10: what the client may ask for again by its key does not end with a request."""
+    peer, other = both
+    params = call_params("plain_job", token=1)
+    if keyed:
+        params["_meta"][IDEMPOTENCY_KEY] = "order-1"
+    async with peer.stream("tools/call", params) as stream:
+        claim = await hands.take()
+        await hands.progress(claim, 1)
+        await stream.next()
+    async with other.listen(stream.last_event) as resumed:
+        await hands.progress(claim, 2)
+        while (await resumed.next())["params"]["progress"] != 2:
+            pass
+        await other.notify("notifications/cancelled", {"requestId": stream.id})
+        await resumed.rest()
+    if not keyed:
+        await status(hands, "cancelled")
+        return
+    await hands.complete(claim, "kept")  # raises where the task was cancelled
+    again = {"name": "plain_job", "_meta": {IDEMPOTENCY_KEY: "order-1"}}
+    assert (await other.send("tools/call", again)).text == "kept"
 
 
 async def test_a_tool_without_a_task_is_cancelled_although_its_stream_was_left_before(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from taskengine.settings import Settings
+from taskengine.store.tasks import Tasks
 from tests.legacy.peer import ALL, Peer, Stream, serving
 from tests.legacy.tools import engine
 from tests.server.peer import Hands
@@ -42,6 +43,23 @@ async def test_a_session_is_told_of_its_tasks(both: tuple[Peer, Peer], hands: Ha
         told = await until(stream, "failed")
     assert told["taskId"] == task_id
     assert "_meta" not in told
+
+
+async def test_the_stream_of_a_session_reads_no_results(
+    both: tuple[Peer, Peer], hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never tells them, and they may be large."""
+
+    async def unwanted(*_: Any) -> Any:
+        raise AssertionError("a result was read")
+
+    peer, _ = both
+    monkeypatch.setattr(Tasks, "get_many", unwanted)
+    async with peer.listen() as stream:
+        await hands.hears()
+        task_id = await peer.begin("job")
+        await hands.complete(await hands.take())
+        assert (await until(stream, "completed"))["taskId"] == task_id
 
 
 async def test_a_session_is_not_told_of_other_sessions_tasks(peer: Peer, hands: Hands, settings: Settings) -> None:

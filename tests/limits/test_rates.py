@@ -11,6 +11,7 @@ from limits import parse
 from pydantic import SecretStr
 
 from taskengine.server.rates import Rates
+from taskengine.server.shared import Shared
 from taskengine.settings import Settings
 from tests.processes import free_port
 
@@ -20,14 +21,14 @@ RATE = parse("5/hour")
 @pytest.fixture
 async def rates(settings: Settings) -> AsyncIterator[Callable[[], Rates]]:
     """Makes counters as two front ends have them."""
-    made: list[Rates] = []
+    shared: list[Shared] = []
 
     def make(changed: Settings = settings) -> Rates:
-        made.append(Rates(changed))
-        return made[-1]
+        shared.append(Shared(changed))
+        return Rates(shared[-1])
 
     yield make
-    for each in made:
+    for each in shared:
         await each.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from taskengine.settings import Settings
 from tests.legacy.peer import call_params
 from tests.processes import ROOT
 from tests.requirements.conftest import Front
@@ -119,6 +120,14 @@ async def test_who_did_what_to_a_task_is_in_the_audit_log(front: Front, hands: H
     await front.app.state.service.trail.stop()  # what was noted is stored now
     deeds = [(row["actor"], row["action"]) for row in await hands.store.audit.find(task_id=task_id)]
     assert sorted(deeds) == [("ann", "answer"), ("ann", "create"), ("ann", "read"), ("bob", "refuse")]
+
+
+def test_how_much_an_owner_may_have_is_documented() -> None:
+    """L-TASK-62."""
+    page = (ROOT / "docs" / "limits.md").read_text()
+    for limit in ("max_open_tasks_per_owner", "max_ttl", "poll_rate", "max_streams_per_owner"):
+        assert limit in Settings.model_fields
+        assert f"`{limit}`" in page
 
 
 def test_what_protects_a_task_without_authorization_is_documented() -> None:

@@ -35,7 +35,6 @@ REASONS = {
     "Tools only": "the server has neither prompts nor resources",
     "Not offered": "nothing the rule applies to is there",
     "The application's": "only who writes the tools can keep it",
-    "Not yet": "limits per caller and traces are still to come",
 }
 Entry = list[str] | str
 

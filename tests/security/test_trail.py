@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import pytest
 
 from taskengine.client import Client
 from taskengine.errors import StoreUnavailable
-from taskengine.server.trail import MOST, TOO_MANY, Trail
+from taskengine.server.trail import MOST, MOST_IDS, TOO_MANY, Trail
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store.audit import Deed
@@ -22,6 +23,7 @@ from tests.legacy import peer as legacy
 from tests.processes import ROOT, Processes, environment
 from tests.security.guarded_app import engine
 from tests.server.peer import QUEUES, WORKER, Hands, Peer, serving
+from tests.store.sql import execute
 
 APP = str(ROOT / "tests" / "security" / "guarded_app.py") + ":engine"
 
@@ -77,6 +79,86 @@ async def test_a_foreign_or_missing_task_is_a_refusal_with_the_id_that_was_asked
     async with asyncio.timeout(20):
         while sum(row["times"] for row in await store.audit.find(task_id="tsk_not_there")) < 2:
             await asyncio.sleep(0.05)
+
+
+async def test_foreign_tasks_that_a_subscription_names_are_refusals(peer: Peer, store: Store) -> None:
+    """A few by their ids, and however many more as one entry."""
+    ids = [f"tsk_{number}" for number in range(MOST_IDS + 10)]
+    async with peer.stream("subscriptions/listen", {"notifications": {"taskIds": ids}}) as stream:
+        assert (await stream.next())["params"]["notifications"] == {"taskIds": []}
+    rows = await found(store, MOST_IDS + 1, action="refuse")
+    assert {row["task_id"] for row in rows} == {*ids[:MOST_IDS], None}
+    assert sum(row["times"] for row in rows) == len(ids)
+    assert {row["detail"] for row in rows} == {"no such task of this caller"}
+
+
+async def test_what_is_refused_for_a_limit_is_one_entry_however_many_tasks_it_names(
+    settings: Settings, store: Store
+) -> None:
+    limited = settings.model_copy(update={"poll_rate": "1/day", "call_rate": "1/day", "max_streams_per_owner": 1})
+    async with serving(engine, limited) as peer, legacy.serving(engine, limited) as session:
+        calls = [await peer.call("task_list", {}) for _ in range(3)]
+        assert [reply.status for reply in calls] == [200, 429, 429]
+        await session.initialize()
+        async with session.listen() as stream:
+            await stream.event()
+            await session.initialize()
+            headers = {"content-type": None, "accept": "text/event-stream"}
+            assert (await session.request("GET", headers=headers)).status == 429
+        refused, number = 0, 0
+        while refused < 3:
+            number += 1
+            refused += (await peer.get(f"tsk_{number}")).status == 429
+    rows = await store.audit.find(action="refuse", limit=1000)
+    times = Counter[str]()
+    for row in rows:
+        times[row["detail"]] += row["times"]
+        if row["detail"].startswith("more than"):
+            assert row["task_id"] is None
+    assert times == {
+        "more than it may have: calls": 2,
+        "more than it may have: streams_per_owner": 1,
+        "more than it may have: polls": 3,
+        "no such task of this caller": number - 3,
+    }
+
+
+async def test_what_a_session_may_not_have_is_recorded(settings: Settings, store: Store) -> None:
+    """Somebody else's session, cursor, event and question; each is answered as what never was."""
+    async with legacy.serving(engine, settings) as one, legacy.serving(engine, settings) as other:
+        await one.initialize(capabilities=legacy.ALL)
+        await other.initialize(capabilities=legacy.ALL)
+        events = {"content-type": None, "accept": "text/event-stream"}
+        async with one.listen() as stream:
+            await stream.event()
+        assert (await other.request("GET", headers={**events, "last-event-id": stream.last_event})).status == 400
+        assert (await other.answer({"id": "made up"}, {})).status == 400
+        assert (await other.send("tasks/list", {"cursor": "made up"})).error["code"] == -32602
+        assert (await one.request("DELETE")).status == 204
+        assert (await one.send("ping")).status == 404
+    rows = await store.audit.find(action="refuse")
+    assert {row["actor"] for row in rows} == {"anonymous"}
+    assert {row["detail"] for row in rows} == {
+        "an event that its session was not sent",
+        "an answer to what its session was not asked",
+        "a cursor that was changed, is another's, or is too old",
+        "a session that has ended, is another's, or none",
+    }
+
+
+async def test_coming_back_to_a_task_that_is_gone_is_recorded(
+    settings: Settings, hands: Hands, store: Store, database_url: str
+) -> None:
+    async with legacy.serving(engine, settings) as peer:
+        await peer.initialize(capabilities=legacy.ALL)
+        task_id = await peer.begin("report", {"ledger": "x", "month": "May"})
+        async with peer.stream("tasks/result", {"taskId": task_id}) as stream:
+            await stream.event()
+        await execute(database_url, "DELETE FROM tasks")
+        async with peer.listen(stream.last_event) as resumed:
+            assert (await resumed.next())["error"]["code"] == -32602
+    (row,) = await store.audit.find(action="refuse")
+    assert (row["task_id"], row["detail"]) == (task_id, "no such task of this caller")
 
 
 async def test_listing_is_recorded(peer: Peer, store: Store) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from taskengine import TaskEngine
 from taskengine.server import create_app
+from taskengine.server.listen import READS_AT_ONCE
 from taskengine.settings import Settings
+from taskengine.store.changes import Watch
 from tests.server.peer import EXTENSION, Hands, Peer, Stream, accept, form, front_end, peer_of, serving
 from tests.server.test_tasks import begun
 from tests.server.tools import engine
@@ -117,6 +119,71 @@ async def test_an_id_that_no_task_can_have_is_left_out_like_an_unknown_one(peer:
     async with peer.stream("subscriptions/listen", {"notifications": {"taskIds": ["a\0b", "x" * 10_000]}}) as stream:
         assert (await stream.next())["params"]["notifications"] == {"taskIds": []}
         assert (await stream.next())["result"]["resultType"] == "complete"
+
+
+class Reads:
+    """How many tasks each read of this front end asked for, by the method of the store."""
+
+    def __init__(self, app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.whole: list[int] = []
+        self.heads: list[int] = []
+        tasks = app.state.service.store.tasks
+        for name, sizes in (("get_many", self.whole), ("heads", self.heads)):
+            monkeypatch.setattr(tasks, name, self._spy(getattr(tasks, name), sizes))
+
+    @staticmethod
+    def _spy(read: Any, sizes: list[int]) -> Any:
+        async def spied(task_ids: Any, owner: str) -> Any:
+            sizes.append(len(task_ids))
+            return await read(task_ids, owner)
+
+        return spied
+
+
+async def test_outcomes_are_read_a_few_at_a_time_however_many_tasks_are_watched(
+    settings: Settings, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M-SUB-18: what one stream has in memory does not grow with its filter."""
+    app = create_app(engine, settings)
+    async with front_end(app) as running, peer_of(running) as peer:
+        ended_before = [await begun(peer) for _ in range(9)]
+        for _ in ended_before:
+            await hands.complete(await hands.take(), "x" * 50_000)
+        at_work = [await begun(peer) for _ in range(9)]
+        reads = Reads(app, monkeypatch)
+        async with listening(peer, taskIds=[*ended_before, *at_work]) as stream:
+            assert len((await acknowledged(stream))["taskIds"]) == 18
+            told = [await reported(stream) for _ in range(18)]
+            assert {task["taskId"] for task in told if "result" in task} == set(ended_before)
+            assert (reads.heads, sum(reads.whole)) == ([18], 9)
+            with pytest.MonkeyPatch.context() as unheard:
+                unheard.setattr(Watch, "mark", lambda *_: None)
+                for _ in at_work:
+                    await hands.complete(await hands.take(), "x" * 50_000)
+            app.state.service.store.changes._mark_all()  # all at once
+            told = [await reported(stream) for _ in range(9)]
+            assert {task["taskId"] for task in told if "result" in task} == set(at_work)
+            await ended(stream)
+        assert reads.heads == [18, 9]
+        assert max(reads.whole) <= READS_AT_ONCE
+
+
+async def test_a_completion_reaches_its_stream_by_one_read(
+    settings: Settings, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(engine, settings)
+    async with front_end(app) as running, peer_of(running) as peer:
+        task_id = await begun(peer)
+        claim = await hands.take()
+        reads = Reads(app, monkeypatch)
+        async with listening(peer, taskIds=[task_id]) as stream:
+            await acknowledged(stream)
+            await reported(stream)
+            await hands.complete(claim)
+            assert (await reported(stream))["status"] == "completed"
+            await ended(stream)
+        assert reads.heads == [1]
+        assert set(reads.whole) == {1}
 
 
 async def test_closing_the_stream_leaves_the_task_alone(peer: Peer, hands: Hands) -> None:

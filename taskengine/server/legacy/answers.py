@@ -35,6 +35,7 @@ async def take_response(front: Front, caller: Caller, session: Session, response
     """
     facts = read_question_id(front, session, response.id)
     if facts is None:
+        front.service.trail.note(caller.owner, "refuse", detail="an answer to what its session was not asked")
         raise RpcError(INVALID_REQUEST, "There is no request of the server that this could answer")
     assert isinstance(response.id, str)
     if facts["kind"] == DIRECT:

@@ -140,8 +140,9 @@ async def _call_inline(
     if bridged and new.same is None:  # a call with a key joins no other: it counts by that alone
         new = replace(new, dedupe=joined_by(tool, arguments, {}))
     record = await _create(call, new)
-    framing.stream = call.front.tokens.seal("call", s=call.session.id, r=call.request_id, t=record.id, p=token)
-    return await follow_call(call, record, exchange, framing, token=token)
+    keyed = idempotency_key(call.params, call.headers) is not None
+    framing.stream = call.front.tokens.seal("call", s=call.session.id, r=call.request_id, t=record.id, p=token, k=keyed)
+    return await follow_call(call, record, exchange, framing, token=token, keyed=keyed)
 
 
 async def follow_call(
@@ -151,13 +152,16 @@ async def follow_call(
     framing: Labelled,
     *,
     token: str | int | None,
+    keyed: bool,
     turn: Turn | None = None,
 ) -> Any:
-    """What the call comes to, from its first moment or, with a `turn`, from where its client left its stream."""
+    """What the call comes to, from its first moment or, with a `turn`, from where its client left its stream.
+
+    With `keyed` the call was made under an idempotency key.
+    """
     tool = call.service.engine.get_tool(record.tool)
     bridged = tool is not None and call.service.bridges(tool)
-    key_given = idempotency_key(call.params, call.headers) is not None
-    kept = bridged or key_given or (tool is not None and tool.dedupe_for is not None)
+    kept = bridged or keyed or (tool is not None and tool.dedupe_for is not None)
     within_s = None
     if tool is not None and bridged:
         within_s = wait_of(tool, call.caller.patience, call.service.settings).total_seconds()

@@ -78,6 +78,8 @@ class LegacyEndpoint:
                 await send_empty(send, 202)
         except _Refused as refused:
             await send_json(send, refused.status, error_response(request_id, refused.error))
+        except LimitReached as limit:
+            await self._limited(caller, limit, send)
 
     async def batch(self, caller: Caller, headers: RawHeaders, batch: Batch, line: Line) -> None:
         """Answer several messages with one answer, where the session's revision has such."""
@@ -92,6 +94,8 @@ class LegacyEndpoint:
             await send_json(line.send, 400, error_response(None, error))
         except _Refused as refused:
             await send_json(line.send, refused.status, error_response(None, refused.error))
+        except LimitReached as limit:
+            await self._limited(caller, limit, line.send)
         else:
             if not requests:
                 await send_empty(line.send, 202)
@@ -103,9 +107,13 @@ class LegacyEndpoint:
         """Open the session's own stream, or go on with the stream of an earlier request."""
         try:
             session = await self._session(caller, headers)
-            place = self._place(session, values(headers, LAST_EVENT))
+            place = self._place(caller, session, values(headers, LAST_EVENT))
+            await self._service.budgets.acting(caller)
         except _Refused as refused:
             await send_json(line.send, refused.status, error_response(None, refused.error))
+            return
+        except LimitReached as limit:
+            await self._limited(caller, limit, line.send)
             return
         self._front.attach()
         begins_empty = session.features.polled_streams
@@ -114,27 +122,42 @@ class LegacyEndpoint:
             framing = Labelled(stream, place, begins_empty=begins_empty)
             exchange = self._exchange(0, caller, session, framing, line)
             try:
-                with self._service.budgets.stream(caller), self._service.attending(exchange, patient=False):
-                    exchange.end_after(caller.stream_s)
-                    await exchange.run(lambda _: listen(self._front, caller, session, exchange, framing))
+                async with self._service.budgets.stream(caller, session.id):
+                    with self._service.attending(exchange, patient=False):
+                        exchange.end_after(caller.stream_s)
+                        await exchange.run(lambda _: listen(self._front, caller, session, exchange, framing))
             except LimitReached as limit:
-                error = rpc_error(limit)
-                await send_json(line.send, 429, error_response(None, error), retry_headers(error))
+                await self._limited(caller, limit, line.send)
             return
         request = Request(place.facts["r"], "", None)
         call = Call(self._front, caller, session, request, STREAM)
         framing = Labelled(place.stream, place, begins_empty=begins_empty)
         exchange = self._exchange(request.id, caller, session, framing, line)
-        with self._service.attending(exchange, patient=True):
-            await exchange.run(lambda _: methods.resume(call, place, exchange, framing))
+        watching, about = self._service.trail.watching, {"taskId": place.facts.get("t")}
+        try:
+            async with self._service.budgets.stream(caller, methods.stream_name(call, place)):
+                with self._service.attending(exchange, patient=True):
+                    await exchange.run(
+                        lambda _: watching(caller.owner, methods.resume(call, place, exchange, framing), about)
+                    )
+        except LimitReached as limit:  # nothing is lost: the client comes back to the same place
+            await self._limited(caller, limit, line.send)
+
+    async def _limited(self, caller: Caller, limit: LimitReached, send: Send) -> None:
+        self._service.trail.refused(caller.owner, limit)
+        error = rpc_error(limit)
+        await send_json(send, 429, error_response(None, error), retry_headers(error))
 
     async def delete(self, caller: Caller, headers: RawHeaders, send: Send) -> None:
         """End the session; its tasks live on (L-SESS-12)."""
         try:
             session = await self._session(caller, headers)
+            await self._service.budgets.acting(caller)
             await self._front.sessions.end(session)
         except _Refused as refused:
             await send_json(send, refused.status, error_response(None, refused.error))
+        except LimitReached as limit:
+            await self._limited(caller, limit, send)
         except StoreUnavailable as error:
             await send_json(send, 503, error_response(None, rpc_error(error)))
         except Exception as error:
@@ -161,6 +184,7 @@ class LegacyEndpoint:
         try:
             session = await self._front.sessions.find(tokens[0], caller)
         except SessionGone:
+            self._service.trail.note(caller.owner, "refuse", detail="a session that has ended, is another's, or none")
             raise _Refused(404, "There is no such session: begin again with initialize") from None
         except StoreUnavailable as error:
             refused = _Refused(503, "The server cannot reach its database for now: try again")
@@ -172,16 +196,19 @@ class LegacyEndpoint:
             raise _Refused(400, f"This session speaks MCP {session.version}, and the header says otherwise")
         return session
 
-    def _place(self, session: Session, events: Sequence[str]) -> Place | None:
+    def _place(self, caller: Caller, session: Session, events: Sequence[str]) -> Place | None:
         if not events:
             return None
         try:
             return read_place(self._front.tokens, session.id, events[-1])
         except ValueError:
+            self._service.trail.note(caller.owner, "refuse", detail="an event that its session was not sent")
             raise _Refused(400, "Last-Event-ID names no event of this session: leave it out") from None
 
     async def _take(self, caller: Caller, session: Session, message: Notification | Response) -> None:
-        """A message that has no answer of its own. Raises _Refused (L-TRANS-05)."""
+        """A message that has no answer of its own. Raises _Refused (L-TRANS-05), and LimitReached."""
+        if isinstance(message, Response) or message.method == "notifications/cancelled":
+            await self._service.budgets.acting(caller)
         try:
             if isinstance(message, Notification):
                 self._front.attach()

@@ -147,7 +147,7 @@ class _Stream:
         ids = list(task_ids)
         while True:
             try:
-                found = await self._front.service.store.tasks.get_many(ids, self._caller.owner)
+                found = await self._front.service.store.tasks.heads(ids, self._caller.owner)
             except StoreUnavailable:
                 await asyncio.sleep(RETRY_S)
             else:

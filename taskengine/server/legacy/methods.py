@@ -18,7 +18,7 @@ from taskengine.server.legacy.turns import Turn
 from taskengine.wire import legacy
 from taskengine.wire.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, Notification, RpcError
 
-__all__ = ["check_method", "notified", "plain", "resume", "stream"]
+__all__ = ["check_method", "notified", "plain", "resume", "stream", "stream_name"]
 
 logger = logging.getLogger("taskengine.server")
 
@@ -38,6 +38,7 @@ async def _list_tools(call: Call) -> dict[str, Any]:
 async def _set_level(call: Call) -> dict[str, Any]:
     """From now on, for streams that are open too, at any front end (L-LOG-05, L-LOG-07)."""
     level = legacy.read_level(call.params)
+    await call.service.budgets.acting(call.caller)
     await call.front.sessions.set_level(call.session, level)
     call.front.set_level(call.session.id, level)
     return {}
@@ -80,6 +81,11 @@ async def resume(call: Call, place: Place, exchange: Exchange, framing: Labelled
     return await _leaving_well(call, exchange, framing, _resumed(call, place, exchange, framing))
 
 
+def stream_name(call: Call, place: Place) -> str:
+    """The same for the stream that the client left and for each on which it goes on: one of them is served."""
+    return str(place.facts.get("n") or " ".join(key_of(call.session, call.request_id)))
+
+
 async def _resumed(call: Call, place: Place, exchange: Exchange, framing: Labelled) -> Any:
     """The stream that the client comes from is closed, wherever it is still held to be open (L-TRANS-18)."""
     facts, front = place.facts, call.front
@@ -91,9 +97,11 @@ async def _resumed(call: Call, place: Place, exchange: Exchange, framing: Labell
     match facts["kind"]:
         case "call":
             record = await call.service.store.tasks.get(facts["t"], call.caller.owner)
-            return await follow_call(call, record, exchange, framing, token=facts["p"], turn=turn)
+            keyed = facts.get("k", False)  # front ends of an earlier version did not say
+            return await follow_call(call, record, exchange, framing, token=facts["p"], keyed=keyed, turn=turn)
         case "result":
-            return await follow_result(call, facts["t"], exchange, framing, turn)
+            record = await call.service.store.tasks.get(facts["t"], call.caller.owner)
+            return await follow_result(call, record, exchange, framing, turn)
         case _:
             run = front.runs.get(facts["i"])
             if run is None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from datetime import datetime
 from typing import Any
 
 from taskengine import bridge
 from taskengine.lifecycle import Status
+from taskengine.records import TaskRecord
 from taskengine.server.exchange import Exchange
 from taskengine.server.legacy.call import Call
 from taskengine.server.legacy.following import Follower
@@ -29,26 +31,30 @@ async def get_task(call: Call) -> dict[str, Any]:
     task_id = call.task_id()
     await call.service.budgets.polling(call.caller, task_id)
     record = await call.service.store.tasks.get(task_id, call.caller.owner)
-    call.service.budgets.polled(call.caller, record)
+    call.service.budgets.polled(call.caller, record, result_apart=True)
     return legacy.task(record)
 
 
 async def get_result(call: Call, exchange: Exchange, framing: Labelled) -> Any:
     """What the call would have returned, once the task has ended (L-TASK-28, L-TASK-30)."""
     task_id = call.task_id()
+    await call.service.budgets.polling(call.caller, task_id)
     record = await call.service.store.tasks.get(task_id, call.caller.owner)
-    if not record.terminal:
-        framing.stream = call.front.tokens.seal("result", s=call.session.id, r=call.request_id, t=task_id)
-    return await follow_result(call, task_id, exchange, framing)
+    call.service.budgets.polled(call.caller, record)
+    if record.terminal:
+        return await follow_result(call, record, exchange, framing)
+    name = secrets.token_urlsafe(12)
+    framing.stream = call.front.tokens.seal("result", s=call.session.id, r=call.request_id, t=task_id, n=name)
+    async with call.service.budgets.stream(call.caller, name):
+        return await follow_result(call, record, exchange, framing)
 
 
 async def follow_result(
-    call: Call, task_id: str, exchange: Exchange, framing: Labelled, turn: Turn | None = None
+    call: Call, record: TaskRecord, exchange: Exchange, framing: Labelled, turn: Turn | None = None
 ) -> Any:
     """The same, from the first moment or, with a `turn`, from where the client left the stream. Leaving it changes
     nothing (L-TASK-33). Waiting costs neither a database connection nor a session that listens."""
-    store, front = call.service.store, call.front
-    record = await store.tasks.get(task_id, call.caller.owner)
+    store, front, task_id = call.service.store, call.front, record.id
     if not record.terminal:
         framing.goes_on = True
         token = record.progress_token if record.session == call.session.id else None
@@ -72,6 +78,7 @@ async def list_tasks(call: Call) -> dict[str, Any]:
         raise RpcError(METHOD_NOT_FOUND, "tasks/list is not offered: callers cannot be told apart here")
     cursor = call.params.get("cursor")
     before = None if cursor is None else _read_cursor(call, cursor)
+    await call.service.budgets.acting(call.caller)
     records = await call.service.store.tasks.page(call.caller.owner, before, PAGE + 1)
     call.service.trail.note(call.caller.owner, "list")
     page = records[:PAGE]
@@ -87,6 +94,7 @@ async def cancel_task(call: Call) -> dict[str, Any]:
     (L-TASK-52)."""
     task_id = call.task_id()
     tasks = call.service.store.tasks
+    await call.service.budgets.acting(call.caller)
     record = await tasks.get(task_id, call.caller.owner)
     if not record.terminal:
         await tasks.cancel(task_id, call.caller.owner)
@@ -111,5 +119,7 @@ def _read_cursor(call: Call, cursor: Any) -> tuple[datetime, str]:
     except ValueError:
         facts = {}
     if facts.get("o") != call.caller.owner:
+        why = "a cursor that was changed, is another's, or is too old"
+        call.service.trail.note(call.caller.owner, "refuse", detail=why)
         raise RpcError(INVALID_PARAMS, "The cursor is not valid: begin again without it")
     return datetime.fromisoformat(facts["c"]), facts["i"]
