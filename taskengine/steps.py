@@ -164,9 +164,10 @@ class Codec:
                     f"The step {self._step!r} returned a value of type {type(value).__name__} that cannot be kept as "
                     f"JSON and read back as its function declares: {_first_line(error)}"
                 ) from None
-        if len(text) > self._max_bytes:
+        size = len(text.encode())
+        if size > self._max_bytes:
             raise ResultError(
-                f"The step {self._step!r} returned {len(text):,} bytes as JSON, and the limit is {self._max_bytes:,} "
+                f"The step {self._step!r} returned {size:,} bytes as JSON, and the limit is {self._max_bytes:,} "
                 "(max_result_bytes): return less, or a link to the whole"
             )
         return text

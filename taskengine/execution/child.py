@@ -26,7 +26,6 @@ from pydantic import TypeAdapter
 
 from taskengine import logs
 from taskengine.calling import call_sync
-from taskengine.calls import REFUSALS
 from taskengine.cleanup import clean_up_sync
 from taskengine.errors import (
     AttemptLost,
@@ -36,7 +35,7 @@ from taskengine.errors import (
     Suspended,
     TaskCancelled,
 )
-from taskengine.execution.frames import ANSWERS, ENTRIES, ENTRY, JOURNAL, WAIT, pack, receive_frame
+from taskengine.execution.frames import ANSWERS, ENTRIES, ENTRY, JOURNAL, REFUSED, WAIT, pack, receive_frame
 from taskengine.identity import AccessToken, Identity
 from taskengine.port import IN_PLACE
 from taskengine.records import Answered, Entry, Question, Wait
@@ -192,7 +191,7 @@ class _ChildPort:
             case "error":
                 raise ProtocolError(reply["code"], reply["message"], reply["data"])
             case "refused":
-                raise REFUSALS[reply["error"]](reply["message"])
+                raise REFUSED[reply["error"]](reply["message"])
         return reply["given"]
 
 

@@ -16,9 +16,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from taskengine.calls import REFUSALS
+from taskengine.errors import EngineError, ToolError
 from taskengine.records import Answered, Entry, Wait
 
-__all__ = ["ANSWERS", "ENTRIES", "ENTRY", "JOURNAL", "WAIT", "pack", "read_frame", "receive_frame"]
+__all__ = ["ANSWERS", "ENTRIES", "ENTRY", "JOURNAL", "REFUSED", "WAIT", "pack", "read_frame", "receive_frame"]
+
+REFUSED: dict[str, type[EngineError]] = {**REFUSALS, ToolError.__name__: ToolError}
+"""What a method of the port may say no with, beside a `ProtocolError`. Each is made again from its message alone."""
 
 # How records travel.
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)

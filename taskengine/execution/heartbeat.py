@@ -50,6 +50,9 @@ class Heart(Protocol):
     def fence(self) -> None:
         """The lease is over, or nearly: stop everything that runs."""
 
+    def over(self, worker_id: str) -> bool:
+        """Nothing runs any more of what was claimed for this worker id, which was fenced."""
+
     def call_soon(self, call: Callable[[], None]) -> None:
         """Run on the main loop."""
 
@@ -69,6 +72,8 @@ class Heartbeat:
         self._ticked_at = time.monotonic()
         self._strays: dict[tuple[str, int], float] = {}
         """What is held here and run by nobody, and when that was first seen."""
+        self._fenced: list[str] = []
+        """The names before the present one under which there may still be tasks."""
         self.worker_id = ""
         """The name under which this process holds attempts; empty while it may claim nothing."""
 
@@ -127,6 +132,7 @@ class Heartbeat:
                             await heard.wait()
             if self.worker_id:
                 with contextlib.suppress(StoreUnavailable):
+                    await self._resign(store)
                     await store.workers.leave(self.worker_id)
         finally:
             for watchdog in watchdogs:
@@ -138,6 +144,7 @@ class Heartbeat:
         started, worker_id = time.monotonic(), self.worker_id
         try:
             async with asyncio.timeout(self._lease_s * FENCE_AT / 2):
+                await self._resign(store)
                 ours, held = self._heart.running(), frozenset[tuple[str, int]]()
                 if not worker_id:
                     await self._register(store, presence_key)
@@ -157,6 +164,21 @@ class Heartbeat:
             logger.warning("the lease was not renewed: %s", error)
         except Exception:  # without a heartbeat this worker would go on as a zombie
             logger.exception("the lease was not renewed; it is tried again")
+
+    async def _resign(self, store: Store) -> None:
+        """Give back what ran here when the lease could not be renewed: it was stopped, which is no fault of a task.
+
+        What does not end (a deaf async tool) is left to the lease: only its end says that others may begin.
+        """
+        for fenced in [each for each in self._fenced if self._heart.over(each)]:
+            self._fenced.remove(fenced)  # an error that nobody thought of must not keep this worker from registering
+            try:
+                released = await store.workers.resign(fenced)
+            except (StoreUnavailable, asyncio.CancelledError):
+                self._fenced.append(fenced)
+                raise
+            if released:
+                logger.warning("%d tasks whose attempts were stopped are handed back", released)
 
     async def _watch_lease(self) -> None:
         """Stop everything in time also while a renewal hangs."""
@@ -199,6 +221,8 @@ class Heartbeat:
         self._ready.set()
 
     def _fence(self) -> None:
+        if self.worker_id:
+            self._fenced.append(self.worker_id)
         self.worker_id = ""
         self._ready.clear()
         self._heart.fence()

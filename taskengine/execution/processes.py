@@ -7,6 +7,7 @@ end, and it can die of its own fault, all without touching other tasks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -17,10 +18,10 @@ from datetime import timedelta
 from typing import Any
 
 from taskengine.calling import Outcome
-from taskengine.calls import REFUSALS
 from taskengine.errors import EngineError, ProtocolError, Signal
 from taskengine.execution.child import SIGNALS
-from taskengine.execution.frames import ANSWERS, ENTRIES, ENTRY, JOURNAL, WAIT, pack, read_frame
+from taskengine.execution.families import Families
+from taskengine.execution.frames import ANSWERS, ENTRIES, ENTRY, JOURNAL, REFUSED, WAIT, pack, read_frame
 from taskengine.execution.spawned import Spawned
 from taskengine.losses import Loss
 from taskengine.port import DurablePort, Port
@@ -57,10 +58,11 @@ class ToolProcess:
         self._call = 0
         self._busy = False
         self.tools: frozenset[str] = frozenset()
+        process.ended.add_done_callback(self._read_to_the_end)
 
     @classmethod
-    async def start(cls, target: str) -> ToolProcess:
-        """A process that has loaded `target` and waits for calls. Raises ProcessDied.
+    async def start(cls, target: str, families: Families) -> ToolProcess:
+        """A process that has loaded `target` and waits for calls; it is one of `families`. Raises ProcessDied.
 
         Whoever stops waiting for it leaves no process behind.
         """
@@ -76,6 +78,8 @@ class ToolProcess:
             except OSError as error:
                 ours.close()
                 raise ProcessDied(Loss(f"it could not be started ({type(error).__name__})")) from None
+        families.add(process.pid)
+        process.ended.add_done_callback(lambda _: families.remove(process.pid))
         try:
             reader, writer = await asyncio.open_connection(sock=ours)
         except BaseException:
@@ -191,8 +195,8 @@ class ToolProcess:
             self._send({"op": "signal", "signal": type(ended).__name__})
         except ProtocolError as error:
             self._send({"op": "error", "code": error.code, "message": error.message, "data": error.data})
-        except tuple(REFUSALS.values()) as error:
-            kind = next(name for name, known in REFUSALS.items() if isinstance(error, known))
+        except tuple(REFUSED.values()) as error:
+            kind = next(name for name, known in REFUSED.items() if isinstance(error, known))
             self._send({"op": "refused", "error": kind, "message": str(error)})
 
     def stop(self, ended: type[Signal]) -> None:
@@ -216,6 +220,11 @@ class ToolProcess:
         except TimeoutError:
             self.kill()
             await self._process.ended
+
+    def _read_to_the_end(self, _: object) -> None:
+        """What it has sent is read, and nothing more is waited for: a daemon that it forked may have the socket too."""
+        with contextlib.suppress(OSError, AttributeError):
+            self._writer.get_extra_info("socket").shutdown(socket.SHUT_RD)
 
     def _send(self, message: dict[str, Any]) -> None:
         self._writer.write(pack(message))
@@ -270,6 +279,7 @@ class ToolProcesses:
         self._idle: list[ToolProcess] = []
         self._taken: set[ToolProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
+        self._families = Families()
 
     async def warm(self) -> None:
         """Start all of them ahead of the first call; one that cannot start says so then, and again at its call."""
@@ -283,7 +293,7 @@ class ToolProcesses:
             await asyncio.wait(self._starting, return_when=asyncio.FIRST_COMPLETED)
             process = self._pop()
         if process is None:
-            process = await ToolProcess.start(self._target)
+            process = await ToolProcess.start(self._target, self._families)
         self._taken.add(process)
         self._refill()
         return process
@@ -303,6 +313,7 @@ class ToolProcesses:
         await asyncio.gather(*self._starting, return_exceptions=True)
         idle, self._idle, self._most = self._idle, [], 0
         await asyncio.gather(*(process.close() for process in idle))
+        await asyncio.to_thread(self._families.close)
 
     def _pop(self) -> ToolProcess | None:
         while self._idle:
@@ -327,6 +338,6 @@ class ToolProcesses:
 
     async def _start(self) -> None:
         try:
-            self._idle.append(await ToolProcess.start(self._target))
+            self._idle.append(await ToolProcess.start(self._target, self._families))
         except ProcessDied as died:
             logger.warning("a tool process did not start: %s", died)

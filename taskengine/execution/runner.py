@@ -55,6 +55,8 @@ class Runner:
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._outlasted: list[str] = []
+        """Under which worker ids the strays were claimed."""
         self._strays = Strays(settings.async_slots, lambda: len(self._attempts), worn)
         self._cleaning: asyncio.Task[None] | None = None
         self._tools = tuple(name for name, tool in engine.tools.items() if tool.durable)
@@ -190,11 +192,16 @@ class Runner:
         try:
             await attempt.run()
         finally:
+            stray = attempt.stray
+            if stray is not None:
+                self._outlasted.append(claim.worker_id)
             del self._attempts[key]
             self._strays.look()
             await self._free(claim)
-        if attempt.stray is not None:
-            await self._strays.outlast(attempt.stray)
+        if stray is not None:
+            await self._strays.outlast(stray)
+            if stray.done():
+                self._outlasted.remove(claim.worker_id)
 
     async def _free(self, claim: Claim) -> None:
         """Its place under its limits is the next one's; the janitor gives it away where this fails."""
@@ -234,6 +241,10 @@ class Runner:
 
     def fence(self) -> None:
         self.call_soon(self._stop_all)
+
+    def over(self, worker_id: str) -> bool:
+        running = {attempt.claim.worker_id for attempt in self._attempts.copy().values()}
+        return worker_id not in running and worker_id not in self._outlasted
 
     def call_soon(self, call: Callable[[], None]) -> None:
         try:

@@ -1,4 +1,8 @@
-"""A child process whose end tells all that the kernel knows: exit code or signal, and the most memory it held."""
+"""A child process whose end tells all that the kernel knows: exit code or signal, and the most memory it held.
+
+It leads a session of its own, so what is sent to the group of this process (Ctrl-C, a SIGTERM to all) does not reach it
+or what it has started; and those end with it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from taskengine.execution.families import kill_family
 from taskengine.losses import Loss
 
 __all__ = ["Spawned"]
@@ -27,7 +32,7 @@ class Spawned:
         """Raises OSError when it cannot be started; `options` are those of `subprocess.Popen`."""
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Loss] = loop.create_future()
-        self._popen = subprocess.Popen(command, **options)  # noqa: S603 - a command of our own
+        self._popen = subprocess.Popen(command, start_new_session=True, **options)  # noqa: S603 - our own
         self.pid = self._popen.pid
         threading.Thread(target=self._wait, args=(loop,), name=f"wait-{self.pid}", daemon=True).start()
 
@@ -36,8 +41,8 @@ class Spawned:
         return self._popen.returncode is None
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._popen.kill()
+        if self.alive:
+            kill_family(self.pid)
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         """In a thread: `wait4` is what tells the memory, and Popen has no way to it."""
@@ -47,6 +52,7 @@ class Spawned:
             self._popen.returncode = -signal.SIGKILL
             loss = Loss("it ended, and nobody was told how")
         else:
+            kill_family(self.pid)  # its number is no other's as long as anybody is in the group
             self._popen.returncode = os.waitstatus_to_exitcode(status)
             loss = _loss(self._popen.returncode, usage)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more

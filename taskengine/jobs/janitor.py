@@ -39,6 +39,11 @@ SELDOM_S = 60.0
 LEAST_PAUSE_S = 0.05
 """Between two batches of the sweep; a batch that takes longer is followed by as long a pause."""
 LEAST_NAP_S = 0.02
+AWAY_FROM = 2 / 3
+BACK_WITHIN = 1 / 2
+"""Of the lease. Who has not reached Postgres for `AWAY_FROM` may not have been the only one. Those others have stopped
+their attempts and are about to hand them back, once a renewal that hangs has given up: they are not dead, and nobody is
+buried for `BACK_WITHIN`."""
 EXPIRED = {"code": -31001, "message": "Nobody answered the task's questions in time"}
 
 
@@ -51,6 +56,7 @@ class Janitor:
         self._chores: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
         self._looks = 0
+        self._looked_at = time.monotonic()
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -75,9 +81,11 @@ class Janitor:
 
     async def _look(self) -> None:
         self._looks += 1
-        due = await self._store.upkeep.look(
-            self._settings.lease.total_seconds(), UNHEARD_S, thorough=self._looks % THOROUGH_EVERY == 0
-        )
+        lease_s = self._settings.lease.total_seconds()
+        due = await self._store.upkeep.look(lease_s, UNHEARD_S, thorough=self._looks % THOROUGH_EVERY == 0)
+        looked_at, self._looked_at = self._looked_at, time.monotonic()
+        if self._looked_at - looked_at > lease_s * AWAY_FROM:
+            self._not_before["bury"] = self._looked_at + lease_s * BACK_WITHIN
         for name, chore, wanted, pause_s in self._list(due):
             if wanted and name not in self._chores and time.monotonic() >= self._not_before.get(name, 0.0):
                 self._not_before[name] = time.monotonic() + pause_s

@@ -30,6 +30,10 @@ _T = TypeVar("_T")
 CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 30
 POOL_TIMEOUT_S = 5
+IDLE_IN_TRANSACTION_S = 5
+"""A client that stands still in the middle of a transaction holds locks; after this time Postgres ends its session."""
+_BEGIN = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'"
+"""In one message, and for this transaction alone: so it costs no round trip, and works behind a transaction pooler."""
 LOOK_S = 1.0
 BLIND_S = 5.0
 """After this time a session that cannot be looked at counts as blocked."""
@@ -42,9 +46,9 @@ keeps a plan from when a table was nearly empty; and compiles what it believes t
 """
 
 # SQLSTATE classes after which the same statement may succeed later: connection, resources, operator intervention,
-# read-only standby, serialisation, deadlock, lock timeout.
+# read-only standby, idle in a transaction, serialisation, deadlock, lock timeout.
 # Besides what an operator has to do first.
-_PASSING = ("08", "53", "57", "25006", "40001", "40P01", "55P03")
+_PASSING = ("08", "53", "57", "25006", "25P03", "40001", "40P01", "55P03")
 # Of these, what one of several statements may have met by itself: a serialisation failure, a deadlock, a lock that was
 # not to be had, a statement that was cancelled for its time.
 _HELD_UP = {"40001", "40P01", "55P03", "57014"}
@@ -294,11 +298,15 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """Several statements that commit together. Raises StoreUnavailable, also from the commit."""
+        """Several statements that commit together. Raises StoreUnavailable, also from the commit.
+
+        A process that is frozen or lost in between keeps its locks for `IDLE_IN_TRANSACTION_S` at most, and nothing of
+        it is committed.
+        """
         try:
             connection = await self._take()
             try:
-                await connection.execute("BEGIN")
+                await connection.execute(_BEGIN)
                 yield Transaction(connection)
                 await connection.execute("COMMIT")
             except (asyncpg.PostgresError, EngineError):

@@ -292,9 +292,10 @@ class Waits:
         return {row.key: self._answered(task_id, row) for row in rows}
 
     async def give_up(self, claim: Claim, entry: Entry, keys: Sequence[str]) -> dict[str, Answered]:
-        """Withdraw those of these questions that are open, and record with `entry` that they had no answer.
+        """Withdraw those of these questions that are open, and record with `entry` that the time for answers is over.
 
-        The answers of those that got one after all; then nothing is recorded. Raises ClaimLost.
+        The answers of those that got one after all: they count, since whoever reads the entry looks at them first.
+        Raises ClaimLost.
         """
         named = and_(inputs.c.task_id == claim.task_id, inputs.c.key == any_(literal(list(keys), ARRAY(Text))))
         async with self._database.transaction() as connection:

@@ -67,6 +67,7 @@ class Reaped:
     """What became of dead workers' tasks."""
 
     workers: tuple[str, ...]
+    """Those that are forgotten now."""
     doorbells: tuple[Doorbell, ...]
     """Attempts that are due instead of the lost ones."""
     failed: tuple[str, ...]
@@ -85,6 +86,27 @@ _RENEW = prepared(
         _renewed.outerjoin(tasks, tasks.c.worker_id == _renewed.c.id)
     )
 )
+
+
+_resigned = delete(workers).where(workers.c.id == bindparam("worker")).returning(workers.c.lease_until).cte("resigned")
+_seen = func.least(func.clock_timestamp(), select(_resigned.c.lease_until).scalar_subquery())
+_released = (
+    update(tasks)
+    .where(tasks.c.worker_id == bindparam("worker"), tasks.c.phase.in_(sources(Event.RELEASE)))
+    .values(
+        status=target(Event.RELEASE).status,
+        phase=target(Event.RELEASE).phase,
+        worker_id=None,
+        ran_ms=tasks.c.ran_ms
+        + cast(func.greatest(0, func.coalesce(extract("epoch", _seen - tasks.c.claimed_at), 0) * 1000), BigInteger),
+        turn=turns.again(),
+        status_message="Waiting for another worker",
+        **touched(),
+    )
+    .returning(tasks.c.id)
+    .cte("released")
+)
+_RESIGN = prepared(channels.telling(_released, _released.c.id).add_cte(_resigned))
 
 
 def suspecting(lease_s: ColumnElement[float]) -> CTE:
@@ -158,6 +180,14 @@ class Workers:
         """Forget a worker that stops. Tasks it still holds are found by `reap` as those of nobody."""
         await self._database.run(delete(workers).where(workers.c.id == worker_id))
 
+    async def resign(self, worker_id: str) -> int:
+        """Forget a worker that has stopped all it ran, since it could not vouch for its lease; how many tasks it held.
+
+        They are due again with nothing held against them, as after a drain; the relay rings. Their running time counts
+        up to the end of the lease. A worker that has been declared dead already holds nothing any more.
+        """
+        return len(await self._database.run(_RESIGN, {"worker": worker_id}))
+
     async def alive(self) -> list[dict[str, Any]]:
         """Every worker whose lease runs: id, host, pid, queues (JSON text), started_at, seconds left."""
         rows = await self._database.run(
@@ -179,6 +209,9 @@ class Workers:
 
         A task whose holder is not registered at all belongs to a worker that left or was declared dead while it
         claimed; it is taken back the same way, once the claim is older than a lease.
+
+        A task whose row somebody has locked does not hold up the others: it is left with its dead worker, which a later
+        round finds again and forgets with the last of its tasks.
         """
         now = func.clock_timestamp()
         settled = func.pg_postmaster_start_time() < now - lease_s * _SECOND
@@ -187,19 +220,11 @@ class Workers:
             workers.c.suspected_at < now - _SECOND,
         )
         async with self._database.transaction() as connection:
-            buried = await connection.execute(
-                delete(workers)
-                .where(
-                    workers.c.id.in_(
-                        select(workers.c.id).where(dead).with_for_update(skip_locked=True).scalar_subquery()
-                    )
-                )
-                .returning(workers.c.id, workers.c.lease_until)
+            found = await connection.execute(
+                select(workers.c.id, workers.c.lease_until).where(dead).with_for_update(skip_locked=True)
             )
-            last_seen = {row.id: row.lease_until for row in buried}
+            last_seen = {row.id: row.lease_until for row in found}
             dead_ids = tuple(last_seen)
-            if dead_ids:
-                point("bury.half")
             ran_ms = _ran_until(last_seen)
             gone = await connection.execute(
                 select(tasks.c.id, tasks.c.attempt, tasks.c.worker_id, tasks.c.crashes)
@@ -208,7 +233,7 @@ class Workers:
                     tasks.c.worker_id.is_not(None),
                 )
                 .order_by(tasks.c.id)
-                .with_for_update()
+                .with_for_update(skip_locked=True)
             )
             held = list(gone)
             if held:
@@ -245,6 +270,8 @@ class Workers:
             )
             due = await connection.execute(channels.telling(again, again.c.id, again.c.attempt, again.c.queue))
             doorbells = tuple(Doorbell(row.id, row.attempt + 1, row.queue) for row in due)
+            if dead_ids:
+                point("bury.half")
             failed = [row.id for row in held if row.crashes + 1 >= max_crashes]
             histories = by_task(await connection.execute(reading(failed))) if failed else {}
             for task_id, history in histories.items():
@@ -262,7 +289,13 @@ class Workers:
                     .cte("abandoned")
                 )
                 await connection.execute(channels.telling(abandoned, abandoned.c.id))
-            return Reaped(dead_ids, doorbells, tuple(failed))
+            buried = await connection.execute(
+                delete(workers)
+                .where(workers.c.id == any_(literal(list(dead_ids), ARRAY(Text))))
+                .where(~exists().where(tasks.c.worker_id == workers.c.id))
+                .returning(workers.c.id)
+            )
+            return Reaped(tuple(row.id for row in buried), doorbells, tuple(failed))
 
 
 def _named(task_ids: Sequence[str]) -> ColumnElement[bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import multiprocessing
 import os
 import signal
 import socket
@@ -224,6 +225,18 @@ def hog(megabytes: int, ledger: str) -> str:
     held = b"x" * (megabytes * 1_000_000)
     os.kill(os.getpid(), signal.SIGKILL)
     return str(len(held))
+
+
+@engine.tool(quick_wait="0s")
+def spawns(ledger: str) -> str:
+    """Start a program, and a fork that goes on with everything this process has; note both, and wait for neither."""
+    program = subprocess.Popen(["sleep", "600"])
+    fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    fork.start()
+    for each in (program, fork):
+        _note(ledger, f"spawned {each.pid}")
+    time.sleep(600)
+    return "done"
 
 
 @engine.tool(quick_wait="0s")

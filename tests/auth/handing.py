@@ -43,6 +43,12 @@ async def not_held(ctx: Context) -> str:
     return (await ctx.token()).value
 
 
+@engine.tool(task="required")
+def not_held_sync(ctx: SyncContext) -> str:
+    """The same in a process."""
+    return ctx.token().value
+
+
 @engine.tool(task="required", token=True)
 async def waiting(ctx: Context) -> str:
     """Wait for long."""

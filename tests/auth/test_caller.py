@@ -78,9 +78,10 @@ async def test_a_token_that_is_handed_over_is_sealed_renewed_and_gone_at_the_end
         said = await client.call("held", {"pause": 6, "valid_for": "10m"})
         assert said.structured == ["ann~1", "ann~1"]
         assert (await client.call("held_sync", {"valid_for": "10m"})).text == "ann~1"
-        refused = await client.call("not_held")
-        assert refused.is_error
-        assert "token=True" in refused.text
+        for tool in ("not_held", "not_held_sync"):
+            refused = await client.call(tool)
+            assert refused.is_error, tool
+            assert "token=True" in refused.text, tool
         task = await client.submit("waiting")
         assert task.id is not None
         rows = await _rows(store)

@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 from taskengine.content import encode_json, to_result
 from taskengine.errors import ResultError
+from taskengine.steps import Codec
 from taskengine.tool import make_tool
 
 PNG = "iVBORw0KGgo="
@@ -271,3 +272,13 @@ def test_too_deep_a_value_is_refused():
 
 def test_encoding_is_compact_and_keeps_every_character():
     assert encode_json({"a": [1, "é🎉\0"], "b": None}) == '{"a":[1,"é🎉\\u0000"],"b":null}'
+
+
+def test_the_result_of_a_step_is_measured_in_bytes() -> None:
+    def give() -> str:
+        raise AssertionError("only its annotation counts")
+
+    codec = Codec("shout", give, max_bytes=12)
+    assert codec.dump("€€€") == '"€€€"'
+    with pytest.raises(ResultError, match="returned 14 bytes as JSON, and the limit is 12"):
+        codec.dump("€€€€")

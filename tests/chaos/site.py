@@ -247,7 +247,8 @@ class Site:
 
     def _tool_processes(self, worker: int) -> list[psutil.Process]:
         try:
-            return psutil.Process(worker).children()
+            children = psutil.Process(worker).children()
+            return [child for child in children if "taskengine.execution.child" in child.cmdline()]
         except psutil.NoSuchProcess:
             return []
 

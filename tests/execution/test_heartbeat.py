@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from taskengine.execution.heartbeat import Heartbeat
+from taskengine.lifecycle import Phase
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store.workers import Workers
+from tests.store.calls import OWNER, claimed
 
 LEASE = timedelta(seconds=3)
 
@@ -22,6 +24,8 @@ LEASE = timedelta(seconds=3)
 class _Heart:
     def __init__(self) -> None:
         self.fenced = threading.Event()
+        self.unended: set[str] = set()
+        """Worker ids of which something still runs."""
 
     def running(self) -> frozenset[tuple[str, int]]:
         return frozenset()
@@ -33,6 +37,9 @@ class _Heart:
 
     def fence(self) -> None:
         self.fenced.set()
+
+    def over(self, worker_id: str) -> bool:
+        return worker_id not in self.unended
 
     def call_soon(self, call: Callable[[], None]) -> None:
         call()
@@ -87,3 +94,33 @@ async def test_everything_is_stopped_before_the_lease_ends_although_renewals_han
     assert time.monotonic() - began < 0.75 * LEASE.total_seconds()
     monkeypatch.undo()
     assert await asyncio.to_thread(heartbeat.wait_ready, 10)
+
+
+async def test_what_was_stopped_for_the_lease_is_handed_back_uncounted_once_it_has_ended(
+    heartbeat: Heartbeat, heart: _Heart, store: Store
+) -> None:
+    old = heartbeat.worker_id
+    heart.unended.add(old)
+    claim = await claimed(store, old)
+    heartbeat._fence()
+    assert await asyncio.to_thread(heartbeat.wait_ready, 20)
+    # It has registered anew, and what goes on under the old name is still held by it.
+    assert old in {each["id"] for each in await store.workers.alive()}
+    assert (await store.tasks.get(claim.task_id, OWNER)).phase is Phase.RUNNING
+    heart.unended.clear()
+    async with asyncio.timeout(20):
+        while old in {each["id"] for each in await store.workers.alive()}:
+            await asyncio.sleep(0.02)
+    row = await store.inspection.show(claim.task_id)
+    assert (row["phase"], row["crashes"], row["losses"]) == (Phase.QUEUED, 0, [])
+
+
+async def test_a_hand_back_that_fails_for_a_reason_nobody_thought_of_keeps_no_worker_from_registering(
+    heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> int:
+        raise RuntimeError("something nobody thought of")
+
+    monkeypatch.setattr(Workers, "resign", fail)
+    heartbeat._fence()
+    assert await asyncio.to_thread(heartbeat.wait_ready, 20)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import psutil
 import pytest
 
 from taskengine.execution import processes as module
+from taskengine.execution import spawned
 from taskengine.execution.attempt import Attempt, Stop
+from taskengine.execution.families import Families
 from taskengine.execution.processes import NotBegun, ProcessDied, ToolProcess, ToolProcesses
 from taskengine.execution.spawned import Spawned
 from taskengine.lifecycle import Phase, Status
@@ -146,6 +149,109 @@ async def test_a_stop_does_not_wait_for_a_process_that_is_being_started(
     else:
         assert record.phase is Phase.QUEUED
         assert [bell.attempt for bell in rung] == [2]
+    await attempt._processes.close()
+
+
+async def _started(ledger: Path) -> list[psutil.Process]:
+    """What the tool `spawns` has started."""
+    async with asyncio.timeout(30):
+        while not ledger.exists() or ledger.read_text().count("\n") < 2:
+            await asyncio.sleep(0.01)
+    return [psutil.Process(int(line.split()[1])) for line in ledger.read_text().splitlines()]
+
+
+def _gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def families() -> Iterator[Families]:
+    kept = Families()
+    yield kept
+    kept.close()
+
+
+async def _spawning(families: Families, ledger: Path) -> tuple[ToolProcess, asyncio.Task[Any], list[psutil.Process]]:
+    process = await ToolProcess.start(APP, families)
+    call = process.call(a_claim("spawns", ledger=str(ledger)), _Port(), **OPTIONS)  # type: ignore[arg-type]
+    return process, asyncio.create_task(call), await _started(ledger)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_what_a_tool_has_started_is_killed_with_its_process(
+    families: Families, tmp_path: Path, replaced: bool
+) -> None:
+    process, call, (program, fork) = await _spawning(families, tmp_path / "ledger")
+    # A fork has the one socket over which tools speak, and no way to the database.
+    assert len(fork.net_connections("all")) == 1
+    if replaced:
+        process.kill()
+    else:
+        os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(ProcessDied):
+        await call
+    async with asyncio.timeout(10):  # killed before its loss was told: the kernel may still be at it
+        while not (_gone(program) and _gone(fork)):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_fork_that_has_left_the_family_hides_no_death(
+    families: Families, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the socket, whose end is never read while it lives."""
+    monkeypatch.setattr(spawned, "kill_family", lambda _: None)
+    process, call, started = await _spawning(families, tmp_path / "ledger")
+    os.kill(process.pid, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        with pytest.raises(ProcessDied):
+            await call
+    assert not any(_gone(each) for each in started)
+    for each in started:
+        each.kill()
+
+
+async def test_what_tools_have_started_ends_with_a_killed_worker(tmp_path: Path) -> None:
+    """Nobody is left to end it but the guard."""
+    worker = (
+        "import subprocess, sys, time\n"
+        "from taskengine.execution.families import Families\n"
+        "families = Families()\n"
+        "child = subprocess.Popen(['sh', '-c', 'sleep 600 & echo $!; wait'], start_new_session=True)\n"
+        "families.add(child.pid)\n"
+        "over = subprocess.Popen(['true'], start_new_session=True)\n"
+        "families.add(over.pid)\n"
+        "over.wait()\n"
+        "families.remove(over.pid)\n"
+        "time.sleep(600)\n"
+    )
+    doomed = await asyncio.create_subprocess_exec(sys.executable, "-c", worker, stdout=asyncio.subprocess.PIPE)
+    assert doomed.stdout is not None
+    grandchild = psutil.Process(int(await doomed.stdout.readline()))
+    async with asyncio.timeout(30):
+        while len(psutil.Process(doomed.pid).children()) < 2:
+            await asyncio.sleep(0.01)
+        guard = next(each for each in psutil.Process(doomed.pid).children() if "families.py" in str(each.cmdline()))
+        guard.terminate()  # as a stop of the whole service does: it is not for the guard
+        doomed.kill()
+        await doomed.wait()
+        while not (_gone(grandchild) and _gone(guard)):
+            await asyncio.sleep(0.01)
+
+
+def test_a_guard_that_was_killed_is_replaced_with_the_next_process() -> None:
+    families = Families()
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as first:
+        families.add(first.pid)
+        guard = families._guard
+        assert guard is not None
+        guard.kill()
+        guard.wait()
+        families.add(first.pid)
+        assert families._guard is not guard
+        families.close()
+        assert first.wait(10) == -signal.SIGKILL
+    if guard.stdin is not None:
+        guard.stdin.close()
 
 
 async def test_the_call_after_a_death_finds_a_process_that_is_there(processes: ToolProcesses) -> None:

@@ -18,9 +18,11 @@ from tests.jobs.test_faults import _postgres_has_run_for_a_lease
 from tests.jobs.test_worker import appears, text
 from tests.processes import Processes, wait_for_output
 from tests.proxy import Proxy
+from tests.store.sql import execute
 
 APP = "tests/apps/stopping.py:engine"
 LEASE = timedelta(seconds=4)
+OVER = "SELECT lease_until < now() - interval '1 s' FROM workers"
 
 
 @pytest.fixture
@@ -55,3 +57,26 @@ async def test_a_worker_without_its_database_has_stopped_before_another_starts(
                 await asyncio.sleep(0.1)
         again = await calls.end(task_id)
         assert (again.result, again.updated_at) == (ended.result, ended.updated_at)
+
+
+async def test_what_an_outage_of_the_database_stops_goes_on_uncounted(
+    calls: Calls, processes: Processes, database_url: str, tmp_path: Path
+) -> None:
+    """Longer than its lease, and for all workers: none of them is dead, and no task is to blame."""
+    ledger = tmp_path / "ledger"
+    async with Proxy(database_url) as proxy:
+        lost = await asyncio.to_thread(lambda: processes.worker(APP, lease=LEASE, database_url=SecretStr(proxy.url)))
+        ids = [await calls.submit(tool, ledger=str(ledger)) for tool in ("tick", "hours")]
+        await appears(ledger, "start", 2)
+        await _postgres_has_run_for_a_lease(database_url)  # a lease that is over counts
+        proxy.cut()
+        await asyncio.to_thread(wait_for_output, lost, "all attempts are stopped")
+        async with asyncio.timeout(30):
+            while not (await execute(database_url, OVER))[0][0]:
+                await asyncio.sleep(0.1)
+        proxy.mend()
+        for task_id in ids:
+            record = await calls.end(task_id)
+            assert (record.status, record.attempt) == (Status.COMPLETED, 2)
+            row = await calls.store.inspection.show(task_id)
+            assert (row["crashes"], row["losses"]) == (0, [])

@@ -44,7 +44,7 @@ REPEATED = {
     "children": {"cancel_orphans"},
     "stops": {"begin"},
     "inputs": {"answer", "offer", "renew", "take_back"},
-    "workers": {"renew", "leave"},
+    "workers": {"renew", "leave", "resign"},
     "upkeep": {"extend", "expire"},
     "keys": {"secret"},
     "sessions": {"end", "set_level", "post"},
