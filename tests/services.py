@@ -120,8 +120,7 @@ _INVARIANTS = {
 }
 """What is true of every database at every moment; the statements find what would break it."""
 _BROKEN = " UNION ALL ".join(
-    f"SELECT '{name}' AS name, id FROM ({statement}) AS broken"
-    for name, statement in _INVARIANTS.items()
+    f"SELECT '{name}' AS name, id FROM ({statement}) AS broken" for name, statement in _INVARIANTS.items()
 )
 """All of them in one question."""
 

@@ -114,6 +114,13 @@ def family_sync(children: int, ctx: SyncContext) -> str:
     return f"{sum(result.structured['result'] for result in results)} in attempt {ctx.attempt}"
 
 
+@engine.tool(quick_wait="0s")
+async def asks_beside_a_call(ctx: Context) -> str:
+    """Wait for a person and for another tool."""
+    answer, called = await ctx.gather(ctx.elicit("Who are you?", Name, key="name"), ctx.call_tool("sleeper"))
+    return f"{answer} {called}"
+
+
 @engine.tool(quick_wait="0s", structured=True)
 async def double(number: int) -> dict[str, int]:
     """Twice the number."""

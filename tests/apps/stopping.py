@@ -61,6 +61,12 @@ def block(how: Block, ledger: str) -> str:
 
 
 @engine.tool(quick_wait="0s")
+async def blocks_below(ledger: str, ctx: Context) -> str:
+    """Wait for a tool that blocks."""
+    return (await ctx.call_tool("block", {"how": "sleep", "ledger": ledger})).text
+
+
+@engine.tool(quick_wait="0s")
 async def wait(how: Wait, ledger: str) -> str:
     """Wait in one await."""
     try:

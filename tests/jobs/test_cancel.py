@@ -12,7 +12,7 @@ from typing import get_args
 
 import pytest
 
-from taskengine.lifecycle import Status
+from taskengine.lifecycle import Phase, Status
 from taskengine.records import TaskRecord
 from taskengine.settings import Settings
 from tests.apps.stopping import Block, Wait, engine
@@ -76,6 +76,21 @@ async def test_a_blocked_sync_tool_is_stopped_where_it_is(
     assert await stop_took(database_url, task_id) <= PROMISED
 
 
+async def test_the_cancel_of_a_parent_stops_a_running_child_in_a_blocking_call(
+    calls: Calls, processes: Processes, ledger: Path, database_url: str
+) -> None:
+    processes.worker(APP, cancel_grace=LONG)
+    parent = await calls.submit("blocks_below", ledger=str(ledger))
+    await appears(ledger, "start")
+    await calls.until(parent, lambda record: record.phase is Phase.WAITING)
+    await calls.store.tasks.cancel(parent, OWNER)
+    (child,) = await execute(database_url, "SELECT id, status FROM tasks WHERE parent = $1", parent)
+    assert child["status"] == "cancelled"
+    await appears(ledger, "TaskCancelled")
+    await told(calls, child["id"])
+    assert await stop_took(database_url, child["id"]) <= PROMISED
+
+
 @pytest.mark.parametrize("how", get_args(Wait))
 async def test_an_async_tool_gets_the_cancel_where_it_waits(
     calls: Calls, processes: Processes, ledger: Path, database_url: str, how: str
@@ -102,14 +117,14 @@ async def test_a_cancel_while_the_attempt_waits_in_place_is_told_as_any_other(
 
 
 async def test_how_the_run_of_a_cancelled_task_ended_is_said_once_and_nothing_else_changes(
-    calls: Calls, processes: Processes, ledger: Path
+    calls: Calls, processes: Processes, ledger: Path, database_url: str
 ) -> None:
     processes.worker(APP)
     task_id = await cancelled(calls, "nap", ledger, seconds=600)
-    before = await calls.store.tasks.get(task_id, OWNER)
     record = await told(calls, task_id)
     assert (record.status, record.result, record.error) == (Status.CANCELLED, None, None)
-    assert record.updated_at > before.updated_at or before.status_message == record.status_message
+    (at,) = await execute(database_url, "SELECT ended_at, stopped_at, updated_at FROM tasks")
+    assert at["ended_at"] < at["stopped_at"] <= at["updated_at"]  # a client can see that it was said
     assert not await calls.store.stops.note(task_id, record.attempt, "it was said again")
     assert (await calls.store.tasks.get(task_id, OWNER)).status_message == record.status_message
 

@@ -51,7 +51,7 @@ async def test_every_call_of_the_context_ends_an_attempt_of_a_draining_worker(
     await appears(ledger, "start")
     leaving.send(signal.SIGTERM)
     if how == "elicit":  # it asks only now: an answer is never lost to a drain
-        await asyncio.sleep(1)
+        await asyncio.to_thread(wait_for_output, leaving, "draining")
         Path(f"{ledger}.drains").touch()
     assert await ends(leaving) == 0
     record = await calls.store.tasks.get(task_id, OWNER)
@@ -137,7 +137,7 @@ async def test_a_worker_that_is_killed_while_it_drains_loses_its_tasks_to_others
     task_id = await calls.submit("hours", ledger=str(ledger))
     await appears(ledger, "start")
     leaving.send(signal.SIGTERM)
-    await asyncio.sleep(1)
+    await asyncio.to_thread(wait_for_output, leaving, "draining")
     assert leaving.running
     leaving.send(signal.SIGKILL)
     processes.worker(APP, lease=lease)

@@ -130,6 +130,16 @@ async def test_a_parent_of_many_children_holds_no_slot_and_gets_all_results(
     assert text(await durable.end(task_id)).startswith("380 in attempt")
 
 
+async def test_a_parent_of_a_thousand_children_goes_on_when_all_have_ended(
+    durable: Calls, processes: Processes, database_url: str
+) -> None:
+    processes.worker(APP)
+    task_id = await durable.submit("family", children=1_000)
+    assert text(await durable.end(task_id)).startswith("999000 in attempt")
+    rows = await execute(database_url, "SELECT status, count(*) FROM tasks WHERE parent = $1 GROUP BY status", task_id)
+    assert rows == [("completed", 1_000)]
+
+
 @pytest.mark.parametrize("ended", [0, 10])
 async def test_a_worker_killed_amid_a_family_costs_no_child_and_makes_none_twice(
     durable: Calls, processes: Processes, database_url: str, ended: int
@@ -178,6 +188,20 @@ async def test_the_cancel_of_a_parent_reaches_its_children(
     await durable.store.tasks.cancel(task_id, OWNER)
     states = await execute(database_url, "SELECT status FROM tasks")
     assert [row["status"] for row in states] == ["cancelled", "cancelled"]
+
+
+async def test_the_expiry_of_a_parent_reaches_its_children(
+    durable: Calls, processes: Processes, database_url: str
+) -> None:
+    """Nobody answered: the parent fails, and what it called is of no use to anybody."""
+    processes.worker(APP)
+    parent = await durable.submit("asks_beside_a_call")
+    await durable.until(parent, lambda record: bool(record.open_questions))
+    (child,) = await execute(database_url, "SELECT id FROM tasks WHERE parent = $1", parent)
+    await execute(database_url, "UPDATE tasks SET updated_at = now() - interval '1 day' WHERE id = $1", parent)
+    assert await durable.store.upkeep.expire(3_600, '{"code":-31001,"message":"Nobody answered"}') == 1
+    assert (await durable.end(child["id"])).status is Status.CANCELLED
+    assert (await durable.store.tasks.get(parent, OWNER)).status is Status.FAILED
 
 
 async def test_a_step_with_a_limit_does_not_outlive_the_cancel_of_its_task(
