@@ -1,4 +1,4 @@
-"""What a task is, in sixty lines and without SQL: the store must agree with it after every step.
+"""What a task is, in a hundred lines and without SQL: the store must agree with it after every step.
 
 A move is a function of the task as it was; it changes the task and says what the caller is told. `Refused` is what
 the store calls ClaimLost: nothing has changed.
@@ -30,6 +30,8 @@ class Task:
     """What the function has done, by place; the first record of a place stays."""
     alarm: bool | None = None
     """Of a sleeping task: whether its time has come."""
+    kept: bool | None = None
+    """Whether the attempt that asked last may still take it back, and nobody else; None where it did not linger."""
 
     def move(self, event: Event) -> None:
         self.state = transition(self.state, event)
@@ -46,11 +48,25 @@ class Task:
     # what a worker does
 
     def claim(self, attempt: int, worker: str) -> bool:
-        if self.state.phase is not Phase.QUEUED or attempt != self.attempt + 1:
+        return attempt == self.attempt + 1 and self.take(worker)
+
+    def take(self, worker: str) -> bool:
+        if self.state.phase is not Phase.QUEUED or self.kept:
             return False
         self.move(Event.CLAIM)
-        self.attempt, self.holder = attempt, worker
+        self.attempt, self.holder, self.kept = self.attempt + 1, worker, None
         return True
+
+    def take_back(self, attempt: int, worker: str) -> bool:
+        if self.state.phase is not Phase.QUEUED or self.kept is None or attempt != self.attempt:
+            return False
+        self.move(Event.CLAIM)
+        self.holder, self.kept = worker, None
+        return True
+
+    def renew(self, worker: str) -> int | None:
+        """The attempt that the worker still holds."""
+        return self.attempt if self.holder == worker else None
 
     def complete(self, attempt: int, worker: str, result: str) -> None:
         self.current(attempt, worker)
@@ -61,10 +77,11 @@ class Task:
         self.current(attempt, worker)
         self.move(Event.FAIL)
 
-    def ask(self, attempt: int, worker: str, keys: list[str]) -> None:
+    def ask(self, attempt: int, worker: str, keys: list[str], lingers: bool = False) -> None:
         self.current(attempt, worker)
         self.answers |= dict.fromkeys(keys)
         self.move(Event.ASK)
+        self.kept = lingers or None
 
     def record(self, attempt: int, worker: str, place: str, value: str) -> None:
         self.current(attempt, worker)
@@ -105,6 +122,10 @@ class Task:
     def wake(self) -> None:
         if self.alarm:
             self.move(Event.RESUME)
+
+    def expire(self) -> None:
+        if self.state.status is Status.INPUT_REQUIRED:
+            self.move(Event.EXPIRE)
 
     def cancel(self) -> None:
         if self.state.phase is not Phase.DONE:

@@ -1,8 +1,8 @@
 """Random lives of tasks on real Postgres, against a model; and each pair of moves at the same instant.
 
-The interleavings are made, not awaited: a connection beside the store holds the task's row, both moves are started and
-seen to wait for it (`pg_blocking_pids`), and then the row is let go. Whichever goes first, the task must be
-what the model says after the one order or after the other, and each caller must have been told the same.
+The interleavings are made, not awaited (`staged`): both moves wait for the task's row, one behind the other, or at the
+start. Whichever goes first, the task must be what the model says after the one order or after the other, and each
+caller must have been told the same. What takes rows with SKIP LOCKED may also have passed the task over.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import copy
 import itertools
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -24,121 +24,30 @@ from hypothesis import Phase as Step
 from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from taskengine.errors import ClaimLost
-from taskengine.lifecycle import Phase, State, Status
-from taskengine.losses import Loss
-from taskengine.records import Claim, Doorbell, Entry
+from taskengine.lifecycle import Phase
 from taskengine.settings import Settings
 from taskengine.store import Store
 from tests.services import broken_in
-from tests.store.calls import OWNER, new_task, question
-from tests.store.model import MAX_CRASHES, Refused, Task
+from tests.store.calls import new_task
+from tests.store.model import MAX_CRASHES, Task
+from tests.store.moves import LEASE_S, Move, Moves, seen, told, told_by, tool_of
+from tests.store.staged import Stage
 
 WORKERS = ("w1", "w2")
-ALL = ["claim", "complete", "fail", "ask", "record", "sleep", "release", "lose", "answer", "cancel"]
+CHORES = ["bury", "wake", "expire"]
+"""Of the janitors: they are for all tasks, and nobody waits for what they say."""
+ALL = ["claim", "take", "complete", "fail", "ask", "record", "sleep", "release", "lose", "answer", "cancel", "renew"]
+ALL += ["take_back", *CHORES]
 FITTING = {
-    Phase.QUEUED: ["claim"] * 4,
-    Phase.RUNNING: ["ask", "ask", "record", "record", "sleep", "release", "lose", "complete"],
-    Phase.WAITING: ["answer"] * 4,
+    Phase.QUEUED: ["claim", "take", "take", "take_back"],
+    Phase.RUNNING: ["ask", "ask", "record", "record", "sleep", "release", "lose", "complete", "bury", "renew"],
+    Phase.WAITING: ["answer", "answer", "answer", "wake", "expire", "take_back"],
     Phase.DONE: ["cancel"],
 }
 """What gets a task on is drawn more often than what is refused or ends it."""
 TASKS = 2
 """Few, so that each gets far."""
 KEYS = ("a", "b", "c")
-LEASE_S = 1000.0
-Move = tuple[Callable[[Task], Any], Callable[[], Coroutine[Any, Any, Any]]]
-"""The same move of the model and of the store; both give what the caller is told."""
-
-
-_numbers = itertools.count()
-
-
-def claim_of(task_id: str, attempt: int, worker: str) -> Claim:
-    return Claim(task_id, attempt, worker, "count", OWNER, "default", {}, {}, {}, {}, ran_ms=0)
-
-
-class Moves:
-    """What can be done to one task, in the model and in the store."""
-
-    def __init__(self, store: Store, task_id: str) -> None:
-        self.store, self.id = store, task_id
-
-    def claim(self, attempt: int, worker: str) -> Move:
-        async def real() -> bool:
-            bell = Doorbell(self.id, attempt, "default")
-            return await self.store.attempts.claim(bell, worker) is not None
-
-        return lambda task: task.claim(attempt, worker), real
-
-    def complete(self, attempt: int, worker: str) -> Move:
-        result = f'{{"by":"{worker}-{attempt}"}}'
-        held = claim_of(self.id, attempt, worker)
-        return (
-            lambda task: task.complete(attempt, worker, result),
-            lambda: self.store.attempts.complete(held, result, is_error=False, status_message="Completed"),
-        )
-
-    def fail(self, attempt: int, worker: str) -> Move:
-        held = claim_of(self.id, attempt, worker)
-        return (
-            lambda task: task.fail(attempt, worker),
-            lambda: self.store.attempts.fail(held, '{"code":-32603,"message":"no"}', status_message="Failed"),
-        )
-
-    def ask(self, attempt: int, worker: str, keys: list[str]) -> Move:
-        held = claim_of(self.id, attempt, worker)
-        # As a tool does it: a later attempt asks under other keys.
-        keys = [f"{key}{attempt}" for key in keys]
-        return (
-            lambda task: task.ask(attempt, worker, keys),
-            lambda: self.store.attempts.suspend(held, [question(key) for key in keys], "Waiting"),
-        )
-
-    def record(self, attempt: int, worker: str, place: str) -> Move:
-        held, value = claim_of(self.id, attempt, worker), str(next(_numbers))  # no two records say the same
-
-        async def real() -> None:
-            await self.store.journal.record(held, [Entry(place, "step", "work", value=value)])
-
-        return lambda task: task.record(attempt, worker, place, value), real
-
-    def sleep(self, attempt: int, worker: str, *, over: bool) -> Move:
-        held = claim_of(self.id, attempt, worker)
-        until = datetime.now(UTC) + timedelta(days=-1 if over else 1)
-
-        async def real() -> None:
-            await self.store.waits.park(held, message="Sleeping", wake_at=until)
-
-        return lambda task: task.sleep(attempt, worker, over), real
-
-    def release(self, attempt: int, worker: str) -> Move:
-        held = claim_of(self.id, attempt, worker)
-
-        async def real() -> None:
-            await self.store.attempts.release(held)
-
-        return lambda task: task.release(attempt, worker), real
-
-    def lose(self, attempt: int, worker: str) -> Move:
-        held = claim_of(self.id, attempt, worker)
-
-        async def real() -> bool:
-            return await self.store.attempts.lose(held, Loss("killed"), MAX_CRASHES) is not None
-
-        return lambda task: task.lose(attempt, worker), real
-
-    def answer(self, attempt: int, keys: list[str], said: str) -> Move:
-        given = {f"{key}{attempt}": said for key in keys}
-
-        async def real() -> bool:
-            responses = {key: {"action": said} for key in given}
-            return await self.store.inputs.answer(self.id, OWNER, responses) is not None
-
-        return lambda task: task.answer(given), real
-
-    def cancel(self) -> Move:
-        return lambda task: task.cancel(), lambda: self.store.tasks.cancel(self.id, OWNER)
 
 
 @dataclass(frozen=True)
@@ -157,10 +66,14 @@ class Drawn:
     keys: list[str]
     said: str
 
+    def label(self, task: Task) -> str:
+        fitting = FITTING[task.state.phase]
+        return fitting[self.which % len(fitting)] if self.fits else ALL[self.which % len(ALL)]
+
 
 DRAWN = strategies.builds(
     Drawn,
-    which=strategies.integers(0, 839),  # a multiple of the length of every list that it chooses from
+    which=strategies.integers(0, 999),
     fits=strategies.sampled_from([True, True, True, False]),
     worker=strategies.integers(0, 2 + len(WORKERS)),
     behind=strategies.sampled_from([0, 0, 0, 1]),
@@ -168,37 +81,6 @@ DRAWN = strategies.builds(
     keys=strategies.lists(strategies.sampled_from(KEYS), min_size=1, unique=True),
     said=strategies.sampled_from(["accept", "decline"]),
 )
-
-
-def told_by(task: Task, move: Callable[[Task], Any]) -> Any:
-    try:
-        return move(task)
-    except Refused:
-        return Refused
-
-
-async def told(move: Awaitable[Any]) -> Any:
-    try:
-        return await move
-    except ClaimLost:
-        return Refused
-
-
-async def seen(connection: asyncpg.Connection[Any], task_id: str) -> Task:
-    """The task as it stands in the database."""
-    row = await connection.fetchrow("SELECT * FROM tasks WHERE id = $1", task_id)
-    assert row is not None
-    kept = await connection.fetch("SELECT path, value FROM journal WHERE task_id = $1 AND kind = 'step'", task_id)
-    asked = await connection.fetch(
-        "SELECT key, response::json->>'action' AS said FROM inputs WHERE task_id = $1", task_id
-    )
-    task = Task(attempt=row["attempt"], holder=row["worker_id"], crashes=row["crashes"], result=row["result"])
-    task.state = State(Status(row["status"]), Phase(row["phase"]))
-    task.answers = {each["key"]: each["said"] for each in asked}
-    task.journal = {each["path"]: each["value"] for each in kept}
-    if task.state.phase is Phase.WAITING and row["wake_at"] is not None:
-        task.alarm = row["wake_at"] < datetime.now(UTC)
-    return task
 
 
 class Bench:
@@ -213,32 +95,16 @@ class Bench:
         self.store = await Store.open(settings)
         self.connection = await asyncpg.connect(url)
         self.holder = await asyncpg.connect(url)
+        self.stage = Stage(self.holder, self.connection)
 
     def close(self) -> None:
         for each in (self.holder.close, self.connection.close, self.store.close):
             self.run(each())
         self.runner.close()
 
-    async def at_once(self, task_id: str, moves: list[Callable[[], Coroutine[Any, Any, Any]]]) -> list[Any]:
-        """Start all while the row is held, let it go once each waits for a lock or has ended; what all were told.
 
-        Each begins when the one before it waits: Postgres gives a row to them in the order in which they came, so the
-        same life is the same again as far as that is in anybody's hands.
-        """
-        started: list[asyncio.Task[Any]] = []
-        async with self.holder.transaction():
-            await self.holder.execute("SELECT 1 FROM tasks WHERE id = $1 FOR UPDATE", task_id)
-            for move in moves:
-                started.append(asyncio.create_task(told(move())))
-                while await self._waiting() + sum(each.done() for each in started) < len(started):
-                    await asyncio.sleep(0.001)
-        return list(await asyncio.gather(*started))
-
-    async def _waiting(self) -> int:
-        blocked = (
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        return int(await self.connection.fetchval(blocked))
+async def _told(move: Move) -> Any:
+    return await told(move.real())
 
 
 class Lives(RuleBasedStateMachine):
@@ -269,38 +135,63 @@ class Lives(RuleBasedStateMachine):
     @rule(target=tasks_made)
     def create(self) -> str:
         new = new_task()
-        self.run(self.store.tasks.create(new))
+        self.run(self.store.tasks.create(replace(new, tool=tool_of(new.id))))
         self.model[new.id] = Task()
         return new.id
 
     def _do(self, task_id: str, move: Move) -> None:
-        model, real = move
-        assert self.run(told(real())) == told_by(self.model[task_id], model)
+        answer = self.run(told(move.real()))
+        assert answer == told_by(self.model[task_id], move.model)
+        for other in self.model.keys() - {task_id} if move.chore else ():
+            move.model(self.model[other])
 
     def _any(self, drawn: Drawn, task_id: str) -> Move:
         """A move by the holder or by somebody who thinks so, and sometimes with an old number."""
         task, moves = self.model[task_id], Moves(self.store, task_id)
         worker = ([task.holder or WORKERS[0]] * 3 + [*WORKERS])[drawn.worker]
         attempt = max(1, task.attempt - drawn.behind)
-        fitting = FITTING[task.state.phase]
-        which = fitting[drawn.which % len(fitting)] if drawn.fits else ALL[drawn.which % len(ALL)]
-        keys = drawn.keys
+        open_keys = [key for key, said in task.answers.items() if said is None and key[0] in drawn.keys]
         return {
             "claim": lambda: moves.claim(max(1, task.attempt + drawn.doorbell), worker),
+            "take": lambda: moves.take(worker),
+            "take_back": lambda: moves.take_back(attempt, worker),
+            "renew": lambda: moves.renew(worker),
             "complete": lambda: moves.complete(attempt, worker),
             "fail": lambda: moves.fail(attempt, worker),
-            "ask": lambda: moves.ask(attempt, worker, keys),
-            "record": lambda: moves.record(attempt, worker, str(len(keys))),
+            "ask": lambda: moves.ask(
+                attempt, worker, self._new_keys(task_id, drawn.keys), lingers=drawn.said == "accept"
+            ),
+            "record": lambda: moves.record(attempt, worker, str(len(drawn.keys))),
             "sleep": lambda: moves.sleep(attempt, worker, over=drawn.said == "accept"),
             "release": lambda: moves.release(attempt, worker),
             "lose": lambda: moves.lose(attempt, worker),
-            "answer": lambda: moves.answer(attempt, keys, drawn.said),
+            "answer": lambda: moves.answer([*open_keys, "unknown"], drawn.said),
             "cancel": moves.cancel,
-        }[which]()
+            "bury": lambda: self._dead(moves, worker),
+            "wake": moves.wake,
+            "expire": moves.expire,
+        }[drawn.label(task)]()
+
+    def _new_keys(self, task_id: str, keys: Iterable[str]) -> list[str]:
+        """As a tool does it: it asks nothing twice."""
+        asked = len(self.model[task_id].answers)
+        return [f"{key}{asked}" for key in keys]
+
+    def _dead(self, moves: Moves, worker: str) -> Move:
+        over = "UPDATE workers SET lease_until = now() - interval '1 s' WHERE id = $1"
+        self.run(self.connection.execute(over, worker))
+        return moves.bury(worker)
+
+    async def _come_back(self) -> None:
+        """Whoever was buried registers anew, and whoever was passed over is alive after all."""
+        for worker in WORKERS:
+            if await self.store.workers.renew(worker, LEASE_S) is None:
+                await self._register(worker)
 
     @rule(task_id=tasks_made, drawn=DRAWN)
     def move(self, task_id: str, drawn: Drawn) -> None:
         self._do(task_id, self._any(drawn, task_id))
+        self.run(self._come_back())
 
     @rule(task_id=tasks_made, worker=strategies.sampled_from(WORKERS))
     def take(self, task_id: str, worker: str) -> None:
@@ -311,8 +202,9 @@ class Lives(RuleBasedStateMachine):
     def ask_and_answer_some(self, task_id: str, keys: set[str]) -> None:
         task, moves = self.model[task_id], Moves(self.store, task_id)
         if task.holder is not None:
-            self._do(task_id, moves.ask(task.attempt, task.holder, sorted(keys)))
-            self._do(task_id, moves.answer(task.attempt, sorted(keys)[:2], "accept"))
+            new = self._new_keys(task_id, sorted(keys))
+            self._do(task_id, moves.ask(task.attempt, task.holder, new, lingers=len(keys) == 2))
+            self._do(task_id, moves.answer(new[:2], "accept"))
 
     @rule(task_id=tasks_made, place=strategies.sampled_from(["1", "2"]))
     def record_again(self, task_id: str, place: str) -> None:
@@ -328,6 +220,7 @@ class Lives(RuleBasedStateMachine):
         in_order = "SELECT id FROM tasks WHERE phase = 'queued' ORDER BY priority DESC, turn, created_at"
         queued = [row["id"] for row in self.run(self.connection.fetch(in_order))]
         assert set(queued) == set(due)
+        queued = [task_id for task_id in queued if not self.model[task_id].kept]
         claim = self.run(self.store.attempts.claim_next(["default"], worker))
         assert (None if claim is None else claim.task_id) == (queued[0] if queued else None)
         if claim is not None:
@@ -335,28 +228,65 @@ class Lives(RuleBasedStateMachine):
             given = {key: {"action": said} for key, said in self.model[claim.task_id].answers.items()}
             assert {key: answered.response for key, answered in claim.answers.items()} == given
 
-    @rule(task_id=tasks_made, one=DRAWN, other=DRAWN)
-    def race(self, task_id: str, one: Drawn, other: Drawn) -> None:
+    @rule(task_id=tasks_made, one=DRAWN, other=DRAWN, together=strategies.booleans())
+    def race(self, task_id: str, one: Drawn, other: Drawn, together: bool) -> None:
         """Two moves at the same instant."""
-        self._race(task_id, [self._any(each, task_id) for each in (one, other)])
+        moves = [self._any(each, task_id) for each in (one, other)]
+        if any(each.label(self.model[task_id]) == "bury" for each in (one, other)):
+            # Whoever is buried claims under another name, if at all.
+            moves = [move for move in moves if not move.takes]
+        self._race(task_id, moves, together=together)
+        self.run(self._come_back())
 
     @rule(task_id=tasks_made)
     def last_answers_at_once(self, task_id: str) -> None:
         task, moves = self.model[task_id], Moves(self.store, task_id)
         if task.holder is not None:
-            self._do(task_id, moves.ask(task.attempt, task.holder, ["a", "b"]))
-            self._race(task_id, [moves.answer(task.attempt, [key], "accept") for key in ("a", "b")])
+            new = self._new_keys(task_id, ["a", "b"])
+            self._do(task_id, moves.ask(task.attempt, task.holder, new, lingers=False))
+            self._race(task_id, [moves.answer([key], "accept") for key in new])
 
-    def _race(self, task_id: str, moves: list[Move]) -> None:
-        outcomes = []
-        for order in ((0, 1), (1, 0)):
-            task = copy.deepcopy(self.model[task_id])
-            said = {number: told_by(task, moves[number][0]) for number in order}
-            outcomes.append((task, [said[0], said[1]]))
-        answers = self.run(self.bench.at_once(task_id, [real for _, real in moves]))
+    @rule(task_id=tasks_made)
+    def taken_by_both(self, task_id: str) -> None:
+        """Both workers ask for the next at the same instant."""
+        moves = Moves(self.store, task_id)
+        self._race(task_id, [moves.take(worker) for worker in WORKERS], together=True)
+
+    def _race(self, task_id: str, moves: list[Move], *, together: bool = False) -> None:
+        expected = self._outcomes(self.model[task_id], moves)
+        others = {
+            other: self._outcomes(self.model[other], [each for each in moves if each.chore]) for other in self.model
+        }
+        reals = [partial(_told, move) for move in moves]
+        stage = self.bench.stage
+        answers = self.run(stage.together(reals) if together else stage.behind(task_id, reals))
         found = self.run(seen(self.connection, task_id))
-        assert (found, answers) in outcomes
+        assert (found, answers) in expected
         self.model[task_id] = found
+        for other in self.model.keys() - {task_id}:
+            found = self.run(seen(self.connection, other))
+            assert found in [task for task, _ in others[other]]
+            self.model[other] = found
+
+    @staticmethod
+    def _outcomes(before: Task, moves: list[Move]) -> list[tuple[Task, list[Any]]]:
+        """What may come of moves at the same instant, and what each is told."""
+        outcomes = []
+        for models in itertools.product(*([move.model, move.passed_over][: 1 + move.passing] for move in moves)):
+            for order in itertools.permutations(range(len(moves))):
+                task = copy.deepcopy(before)
+                said = {number: told_by(task, models[number]) for number in order}
+                outcomes.append((task, [said[number] for number in range(len(moves))]))
+        return outcomes
+
+    @rule()
+    def linger_is_over(self) -> None:
+        """The attempts that asked last have gone."""
+        self.run(
+            self.connection.execute("UPDATE tasks SET kept_until = now() - interval '1 s' WHERE kept_until > now()")
+        )
+        for task in self.model.values():
+            task.kept = None if task.kept is None else False
 
     @rule()
     def wake(self) -> None:
@@ -394,7 +324,7 @@ class Lives(RuleBasedStateMachine):
             assert left == {task_id for task_id, task in self.model.items() if task.state.phase is not Phase.DONE}
             for task_id in set(self.model) - left:  # so that the bundle's names stay good
                 del self.model[task_id]
-                await self.store.tasks.create(new_task(id=task_id))
+                await self.store.tasks.create(new_task(id=task_id, tool=tool_of(task_id)))
                 self.model[task_id] = Task()
 
         self.run(sweeping())
