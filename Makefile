@@ -40,6 +40,7 @@ format: $(READY) ## format the code
 conformance: $(READY) ## run the official conformance suite against conformance/tools.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" conformance/run
 
+# On the services that TASKENGINE_TEST_DATABASE_URL and TASKENGINE_TEST_BROKER_URL name, else on embedded ones.
 bench: $(READY) ## measure beside FastMCP's tasks extension; writes docs/performance.md
 	$(BIN)/python -m benchmarks.compare --write docs/performance.md
 
@@ -68,7 +69,7 @@ audit: ## look the locked versions up among known vulnerabilities; says so where
 docs: $(READY) ## make docs/settings.md again
 	$(BIN)/taskengine settings --markdown > docs/settings.md
 
-lock: ## make constraints.txt and workers/requirements.txt again from pyproject.toml, and the clients' (needs uv, npm)
+lock: ## make constraints.txt and workers/requirements.txt again from pyproject.toml, the clients' and the peer's (needs uv, npm)
 	{ sed '/^#/!Q' constraints.txt; $(LOCK) --all-extras --group build --group test --group check; } > lock.new
 	mv lock.new constraints.txt
 	{ sed '/^#/!Q' workers/requirements.txt; $(LOCK) --constraint constraints.txt --no-annotate; } > lock.new
@@ -77,6 +78,8 @@ lock: ## make constraints.txt and workers/requirements.txt again from pyproject.
 	mv lock.new tests/official/requirements-1.30.txt
 	{ sed '/^#/!Q' tests/fuzz/requirements.txt; echo 'atheris==3.0.0' | $(COMPILE) --no-annotate -; } > lock.new
 	mv lock.new tests/fuzz/requirements.txt
+	{ sed '/^#/!Q' benchmarks/peer-requirements.txt; $(COMPILE) --no-annotate benchmarks/peer-requirements.in; } > lock.new
+	mv lock.new benchmarks/peer-requirements.txt
 	cd tests/official && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --loglevel=error
 
 clean: ## remove what the other targets made

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import ROOT, peer_python
 from benchmarks.load import Connection, request
+from benchmarks.machine import free_port
+from benchmarks.sides import ROOT, peer_python
 from taskengine.children import Child
 from taskengine.embedded import EmbeddedServices
 from taskengine.store import migrate
@@ -32,7 +33,6 @@ HOLD_S = 5.0
 LATE_S = 15.0
 """For so long the process that goes on is watched for its end, and then so long for what it writes."""
 PATIENCE_S = 900.0
-PORTS = (8941, 8942, 8943)
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,12 @@ def _sides(database_url: str, broker_url: str, redelivery_s: float | None) -> tu
     engine, target, python = (sys.executable, "-m", "taskengine"), "benchmarks.ours:engine", str(peer_python())
     worker = (*engine, "worker", target)
     uvicorn = (python, "-m", "uvicorn", "--log-level", "warning", "benchmarks.peer:app", "--port")
-    urls = tuple(f"http://127.0.0.1:{port}/mcp" for port in PORTS)
-    serve = (*engine, "serve", target, "--port", str(PORTS[0]))
+    ports = [free_port() for _ in range(3)]
+    urls = tuple(f"http://127.0.0.1:{port}/mcp" for port in ports)
+    serve = (*engine, "serve", target, "--port", str(ports[0]))
     return (
         Side("taskengine", (serve, worker, worker), (urls[0], None, None), ours),
-        Side("FastMCP tasks", tuple((*uvicorn, str(port)) for port in PORTS[1:]), urls[1:], peers),
+        Side("FastMCP tasks", tuple((*uvicorn, str(port)) for port in ports[1:]), urls[1:], peers),
     )
 
 

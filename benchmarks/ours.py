@@ -11,7 +11,7 @@ from taskengine import TaskEngine
 engine = TaskEngine("bench")
 
 
-@engine.tool(task="required", poll_interval="1s")
+@engine.tool(task="required", poll_interval="20ms")
 async def nothing() -> str:
     """Do nothing."""
     return "done"

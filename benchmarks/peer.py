@@ -7,10 +7,15 @@ import os
 from pathlib import Path
 
 from fastmcp import FastMCP
+from fastmcp.server.auth.providers.jwt import StaticTokenVerifier
 from fastmcp.utilities.tasks import TaskConfig
 from fastmcp_tasks import TasksExtension
 
-mcp = FastMCP("bench")
+# As in TASKENGINE_AUTH_TOKENS: token and owner. None: anybody may call.
+_owners = dict(line.split(":") for line in os.environ.get("BENCH_TOKENS", "").split())
+_tokens = {token: {"client_id": owner, "sub": owner, "scopes": []} for token, owner in _owners.items()}
+
+mcp = FastMCP("bench", auth=StaticTokenVerifier(_tokens) if _tokens else None)
 mcp.add_extension(TasksExtension(url=os.environ["BENCH_REDIS"], concurrency=500))
 
 

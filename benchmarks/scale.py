@@ -1,7 +1,8 @@
 """What grows and what stays flat: `python -m benchmarks.scale [--only NAME …] [--size 0.01] [--write FILE]`.
 
-Each measure starts our own processes on services of its own and prints its lines of the table, goal beside figure.
-`--write` puts the table into its section of FILE; a part of the measures, or another size, is only printed.
+Each measure starts our own processes on a database of its own and prints its lines of the table, goal beside figure.
+`--write` puts the table into its section of FILE; it is refused for a part of the measures, and for another size. The
+services are those that TASKENGINE_TEST_DATABASE_URL and TASKENGINE_TEST_BROKER_URL name, else embedded ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import scale_growth, scale_pooler, scale_processes, scale_rows, scale_streams
-from benchmarks.page import machine, write_section
+from benchmarks.page import machine, verdict, write_section
 from benchmarks.scale_site import Figure, Site
 
 SECTION = "scale"
@@ -35,9 +36,7 @@ MEASURES: dict[str, Callable[[Site], list[Figure]]] = {
 
 def _table(figures: list[Figure]) -> str:
     lines = ["| what | goal | figure | met |", "|---|---|---|---|"]
-    for figure in figures:
-        met = {True: "yes", False: "**no**", None: ""}[figure.met]
-        lines.append(f"| {figure.what} | {figure.goal} | {figure.figure} | {met} |")
+    lines += [f"| {each.what} | {each.goal} | {each.figure} | {verdict(each.met)} |" for each in figures]
     return "\n".join(lines)
 
 
@@ -47,26 +46,32 @@ def main() -> None:
     parser.add_argument("--size", type=float, default=1.0, help="share of the full sizes, for a try")
     parser.add_argument("--write", type=Path, help="write the table into its section of this file as well")
     options = parser.parse_args()
+    if options.write and (options.size != 1 or set(options.only) != set(MEASURES)):
+        parser.error("--write is for whole runs: all measures, at full size")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # two thousand streams are as many files, on both sides
     figures: list[Figure] = []
+    services: tuple[str, ...] = ()
     begun = time.monotonic()
     for name in options.only:
         print(f"{name} …", flush=True)
         started = time.monotonic()
-        # Services of its own: what one measure leaves behind to vacuum must not weigh on the next.
+        # Of its own: what one measure leaves behind to vacuum must not weigh on the next.
         with (
             tempfile.TemporaryDirectory(prefix="taskengine-scale-") as folder,
             Site(Path(folder), options.size) as site,
         ):
+            services = (site.services.postgres_name, site.services.broker_name)
             for figure in MEASURES[name](site):
                 figures.append(figure)
                 print(f"  {figure.what}: {figure.figure} (goal: {figure.goal or '-'}; met: {figure.met})", flush=True)
         print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
-    note = f"Made in {(time.monotonic() - begun) / 60:.0f} minutes on {machine()}, everything on the same cores."
+    note = (
+        f"Made in {(time.monotonic() - begun) / 60:.0f} minutes on {machine(*services)}, everything on the same cores."
+    )
     table = f"{_table(figures)}\n\n{note}"
     print(f"\n{table}")
-    if options.write is not None and options.size == 1 and len(options.only) == len(MEASURES):
+    if options.write is not None:
         write_section(options.write, SECTION, table)
 
 

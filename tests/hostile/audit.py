@@ -23,6 +23,7 @@ LOCKED = (
     "constraints.txt",
     "workers/requirements.txt",
     "tests/official/requirements-1.30.txt",
+    "benchmarks/peer-requirements.txt",
     "tests/fuzz/requirements.txt",
 )
 LISTED = "https://pypi.org/pypi/{name}/{version}/json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-__all__ = ["Commands", "Statements"]
+__all__ = ["Commands", "Statements", "each_command"]
 
 _NEGOTIATIONS = {80877103, 80877104}
 """Codes of a client that asks for encryption before it begins."""
@@ -83,20 +83,28 @@ class Commands:
         self.sent: Counter[str] = Counter()
 
     def tap(self) -> Callable[[bytes], None]:
-        buffer = b""
+        def count(parts: list[bytes]) -> None:
+            self.sent[parts[0].decode().upper()] += 1
 
-        def feed(data: bytes) -> None:
-            nonlocal buffer
-            buffer += data
-            while (taken := _command(buffer)) is not None:
-                name, buffer = taken
-                self.sent[name] += 1
-
-        return feed
+        return each_command(count)
 
 
-def _command(buffer: bytes) -> tuple[str, bytes] | None:
-    """The name of the first command and what follows it; None while it is not there whole."""
+def each_command(take: Callable[[list[bytes]], None]) -> Callable[[bytes], None]:
+    """What is to see every piece that a client sends; `take` gets each command when it is there whole, name first."""
+    buffer = b""
+
+    def feed(data: bytes) -> None:
+        nonlocal buffer
+        buffer += data
+        while (taken := _command(buffer)) is not None:
+            parts, buffer = taken
+            take(parts)
+
+    return feed
+
+
+def _command(buffer: bytes) -> tuple[list[bytes], bytes] | None:
+    """The parts of the first command and what follows it; None while it is not there whole."""
     count, newline, rest = buffer.partition(b"\r\n")
     if not newline:
         return None
@@ -108,4 +116,4 @@ def _command(buffer: bytes) -> tuple[str, bytes] | None:
             return None
         parts.append(rest[:size])
         rest = rest[size + 2 :]
-    return parts[0].decode().upper(), rest
+    return parts, rest
