@@ -36,7 +36,9 @@ MEASURES: dict[str, Callable[[Site], list[Figure]]] = {
 
 def _table(figures: list[Figure]) -> str:
     lines = ["| what | goal | figure | met |", "|---|---|---|---|"]
-    lines += [f"| {each.what} | {each.goal} | {each.figure} | {verdict(each.met)} |" for each in figures]
+    for each in figures:
+        met = "not shown" if each.goal and each.met is None else verdict(each.met)
+        lines += [f"| {each.what} | {each.goal} | {each.figure} | {met} |"]
     return "\n".join(lines)
 
 

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from benchmarks.load import Connection, request
-from benchmarks.load import run as drive
-from benchmarks.scale_site import Figure, Machine, Program, Site, execute, run
+from benchmarks.machine import Machine
+from benchmarks.measures import Endpoint, Made, ended, polls
+from benchmarks.scale_site import Figure, Site, run
 
 __all__ = ["front_ends", "workers"]
 
@@ -22,6 +22,11 @@ POLLED_S = 5.0
 CONNECTIONS = 16
 BACKLOG = 1500
 WARM_S = 2.0
+FULL, IN_STEP = 0.85, 0.8
+"""Shares: of the cores, from which on nothing is left for another process; and of a process more that counts as one."""
+STEP = "in step until the cores are used up"
+NOBODY = ("",) * CONNECTIONS
+"""Callers without tokens."""
 SLOTS, SLEEP_S, SLEEPS_PER_WORKER = 20, 0.5, 200
 
 
@@ -40,7 +45,7 @@ class _Cost:
 
 
 def front_ends(site: Site) -> list[Figure]:
-    """Polls at 1, 2 and 4 front ends, 16 connections each."""
+    """Polls at 1, 2 and 4 front ends, 16 connections each, over tasks of their own."""
     rates: dict[int, float] = {}
     costs: dict[int, _Cost] = {}
     for count in COUNTS:
@@ -48,28 +53,17 @@ def front_ends(site: Site) -> list[Figure]:
         with ExitStack() as stack:
             fronts = [stack.enter_context(site.front_end(url)) for _ in range(count)]
             stack.enter_context(site.worker(url))
-            task_id = run(_done(fronts[0].url, url))
+            ends = [Endpoint(front.url, NOBODY) for front in fronts]
+            made = run(ended(ends[0]))
             seconds = max(1.0, POLLED_S * site.size)
-
-            async def poll(front: Program, seconds: float = seconds, task_id: str = task_id) -> float:
-                message = request(front.url, "tasks/get", task_id, {"taskId": task_id})
-                return (await drive(front.url, CONNECTIONS, seconds, lambda each: each.send(message))).rate
-
-            async def polls(fronts: list[Program] = fronts, poll: Any = poll) -> Any:
-                return sum(await asyncio.gather(*(poll(front) for front in fronts)))
-
             with _metered(site, {"front ends": list(fronts)}) as cost:
-                rates[count] = run(polls())
+                rates[count] = run(_polls(ends, seconds, made))
             costs[count] = _per(cost, rates[count] * seconds)
         site.drop(url)
         print(f"  {count} front ends: {rates[count]:,.0f} polls/s; CPU ms a poll: {costs[count]}", flush=True)
+    tasks = sum(map(len, made))
     return [
-        Figure(
-            "polls a second at 1, 2 and 4 front ends",
-            "in step until the cores are used up",
-            f"{_steps(rates)}; CPU ms a poll: {costs[1]}",
-            None,
-        ),
+        _growth(f"polls a second at 1, 2 and 4 front ends, of {tasks} tasks in turn", "a poll", rates, costs),
         Figure("on paper: polls a second that a core carries", "", costs[1].on_paper(), None),
     ]
 
@@ -90,12 +84,7 @@ def workers(site: Site) -> list[Figure]:
     what = f"tasks a second that wait {SLEEP_S} s, at 1, 2 and 4 workers of {SLOTS} slots"
     return [
         Figure(what, f"in step ({SLOTS / SLEEP_S:.0f} a worker)", _steps(waiting), waiting[4] > 3 * waiting[1]),
-        Figure(
-            "tasks a second that do nothing, from a backlog, at 1, 2 and 4 workers",
-            "in step until the cores are used up",
-            f"{_steps(empty)}; CPU ms a task: {costs[1]}",
-            None,
-        ),
+        _growth("tasks a second that do nothing, from a backlog, at 1, 2 and 4 workers", "a task", empty, costs),
         Figure("on paper: tasks a second that a core carries", "", costs[1].on_paper(), None),
     ]
 
@@ -134,7 +123,7 @@ def _drained(
 @contextmanager
 def _metered(site: Site, programs: dict[str, list[Machine]]) -> Iterator[dict[str, float]]:
     """CPU seconds spent meanwhile, by part; the load generator is this process."""
-    parts = {**programs, "PostgreSQL": [site.postgres]}
+    parts = {**programs, "PostgreSQL": [site.postgres], site.services.broker_name.split()[0]: [site.services.broker]}
 
     def used() -> dict[str, float]:
         return {name: sum(each.cpu_s() for each in machines) for name, machines in parts.items()}
@@ -150,20 +139,24 @@ def _per(spent: dict[str, float], work: float) -> _Cost:
     return _Cost({name: seconds * 1000 / work for name, seconds in spent.items()})
 
 
+def _growth(what: str, one: str, rates: dict[int, float], costs: dict[int, _Cost]) -> Figure:
+    """Whether each count of processes gave its share more, or used up the cores, by the CPU spent meanwhile."""
+    cores = os.cpu_count() or 1
+    used = {count: rates[count] * sum(costs[count].share.values()) / 1000 for count in rates}
+    text = f"{_steps(rates)}, using {', '.join(f'{each:.1f}' for each in used.values())} of {cores} cores"
+    if used[1] >= FULL * cores:
+        return Figure(what, STEP, f"{text}: one uses them up, more can only be seen on more cores", None)
+    met = all(rates[n] >= IN_STEP * n * rates[1] or used[n] >= FULL * cores for n in rates)
+    return Figure(what, STEP, f"{text}; CPU ms {one}: {costs[1]}", met)
+
+
+async def _polls(ends: list[Endpoint], seconds: float, made: Made) -> float:
+    """A second, of all front ends together."""
+    return sum(taken.value for taken in await asyncio.gather(*(polls(end, seconds, made) for end in ends)))
+
+
 def _steps(rates: dict[int, float]) -> str:
     return ", ".join(f"{rate:,.0f}" for rate in rates.values())
-
-
-async def _done(endpoint: str, url: str) -> str:
-    connection = await Connection.open(endpoint)
-    message = request(endpoint, "tools/call", "nothing", {"name": "nothing", "arguments": {}})
-    task_id = str((await connection.send(message))["taskId"])
-    done: list[object] = []
-    while not done:
-        await asyncio.sleep(0.05)
-        done = await execute(url, "SELECT 1 FROM tasks WHERE id = $1 AND phase = 'done'", task_id)
-    await connection.close()
-    return task_id
 
 
 async def _backlog(endpoint: str, tool: str, arguments: dict[str, object], count: int) -> None:

@@ -24,6 +24,7 @@ def pooled(site: Site) -> list[Figure]:
     if pooler.BINARY is None:
         return [Figure(what, goal, GET_IT, None)]
     url = site.database()
+    site.folder.chmod(0o711)  # a pooler that root starts becomes another account, which must pass to the socket
     with pooler.pooled(url) as before:
         settings = {"PRESENCE_LOCK": "false", "PREPARED_STATEMENTS": str(before.keeps_statements).lower()}
         with site.front_end(before.url, **settings) as front, site.worker(before.url, **settings):

@@ -21,12 +21,14 @@ MANY, FEW = 1_000_000, 1_000
 ROUNDS, ROUND_S = 5, 4.0
 CONNECTIONS = 16
 EXPIRED = 500_000
+"""Of `MANY`."""
 POLL_RATE = 200
-CALM_S, SWEPT_S = 20.0, 30.0
+CALM_S, SWEEP_LIMIT_S = 20.0, 1800.0
 PROGRESS_TASKS, PROGRESS_S = 20, 10.0
 
+ENDED_OF_100 = 97
 # What a day leaves behind: mostly results of some hundred bytes, some failures and cancels, some that wait. Nothing is
-# due, so a worker beside it has nothing to do. `$2` is how long ago the oldest expired; null: all are kept.
+# due, so a worker beside it has nothing to do. What ended among the first `$2` has expired in the course of a day.
 _FILL = f"""
     INSERT INTO tasks (id, owner, tool, queue, status, phase, attempt, arguments, capabilities, status_message, result,
         error, ran_ms, base_ttl_ms, ttl_ms, expires_at, poll_interval_ms, created_at, updated_at, claimed_at, rung_at,
@@ -39,8 +41,8 @@ _FILL = f"""
             '{{"content":[{{"type":"text","text":"' || repeat(md5((n + 1)::text), 1 + (n * 7) % 20) || '"}}]}}' END,
         CASE WHEN kind = 'failed' THEN '{{"code": -32000, "message": "It failed"}}' END,
         n % 1000, 86400000, 86400000,
-        CASE WHEN $2::float IS NULL OR NOT ended THEN now() + interval '1 day'
-            ELSE now() - $2::float * interval '1 s' * n / $1::int END,
+        CASE WHEN n <= $2::int AND ended THEN now() - interval '1 day' * n / $2::int
+            ELSE now() + interval '1 day' END,
         1000, moment, moment + interval '2 s', moment, moment,
         CASE WHEN ended THEN moment + interval '2 s' END,
         CASE WHEN kind = 'sleeps' THEN now() + interval '1 day' END,
@@ -51,6 +53,8 @@ _FILL = f"""
             n % 100 < 97 AS ended
         FROM generate_series(1, $1::int) AS n) AS made
 """
+_LEFT = "SELECT EXISTS (SELECT FROM tasks WHERE phase = 'done' AND expires_at <= now())"
+SWEPT_LOOK_S = 1.0
 _ASK = """
     INSERT INTO inputs (task_id, key, position, attempt, method, params)
     SELECT id, 'name', 0, 1, 'elicitation/create',
@@ -63,11 +67,12 @@ def _task_id(n: int) -> str:
     return f"tsk_{hashlib.md5(str(n).encode(), usedforsecurity=False).hexdigest()}"
 
 
-def _filled(site: Site, count: int, expired_s: float | None = None) -> str:
+def _filled(site: Site, count: int, expired: int = 0) -> str:
     """A database with so many tasks, as it is after a while: vacuumed and analysed."""
+    first = expired // ENDED_OF_100 * 100 + expired % ENDED_OF_100
     url = site.database()
     begun = time.monotonic()
-    site.sql(_FILL, count, expired_s, url=url)
+    site.sql(_FILL, count, first, url=url)
     site.sql(_ASK, url=url)
     site.sql("VACUUM (ANALYZE) tasks", url=url)
     site.sql("VACUUM (ANALYZE) inputs", url=url)
@@ -105,34 +110,55 @@ def _polling(url: str, count: int) -> Callable[[Connection], Awaitable[object]]:
 
 
 def sweep(site: Site) -> list[Figure]:
-    """A worker deletes half a million expired tasks while clients poll those that stay."""
-    count = site.scaled(EXPIRED)
-    url = _filled(site, count, expired_s=86_400.0)
-    kept = [row[0] for row in site.sql("SELECT id FROM tasks WHERE phase <> 'done' LIMIT 1000", url=url)]
-    (row,) = site.sql("SELECT count(*) FROM tasks WHERE phase = 'done'", url=url)
-    expired = row[0]
+    """A worker deletes half a million expired tasks of a million, to the last, while clients poll those that stay."""
+    count, expired = site.scaled(MANY), site.scaled(EXPIRED)
+    url = _filled(site, count, expired)
+    kept = [row[0] for row in site.sql("SELECT id FROM tasks WHERE expires_at > now() LIMIT 1000", url=url)]
+    ((due,),) = site.sql("SELECT count(*) FROM tasks WHERE expires_at <= now()", url=url)
+    assert due == expired, f"{due:,} tasks have expired, not {expired:,}"
+
+    async def until_swept() -> float:
+        """Seconds it took."""
+        begun = time.monotonic()
+        passed, left = 0.0, True
+        while left and passed < SWEEP_LIMIT_S:
+            await asyncio.sleep(SWEPT_LOOK_S)
+            ((left,),) = await execute(url, _LEFT)
+            passed = time.monotonic() - begun
+        return passed
+
+    async def swept() -> tuple[list[float], float]:
+        over = asyncio.create_task(until_swept())
+        return await _steadily(front.url, kept, over.done), await over
+
     with site.front_end(url) as front:
-        run(_steadily(front.url, kept, 3.0))
-        calm = run(_steadily(front.url, kept, max(5.0, CALM_S * site.size)))
+        run(_steadily(front.url, kept, _for(3.0)))
+        calm = run(_steadily(front.url, kept, _for(max(5.0, CALM_S * site.size))))
         with site.worker(url):
-            begun = time.monotonic()
-            swept = run(_steadily(front.url, kept, max(5.0, SWEPT_S * site.size)))
-            (row,) = site.sql("SELECT count(*) FROM tasks WHERE phase = 'done'", url=url)
-            passed, gone = time.monotonic() - begun, expired - row[0]
+            times, passed = run(swept())
+    ((left,),) = site.sql("SELECT count(*) FROM tasks WHERE expires_at <= now()", url=url)
+    ((stayed,),) = site.sql("SELECT count(*) FROM tasks WHERE expires_at > now()", url=url)
     site.drop(url)
-    before, during = (percentile(times, 0.99) * 1000 for times in (calm, swept))
-    print(f"  {gone:,} of {expired:,} tasks swept in {passed:.0f} s", flush=True)
+    before, during = (percentile(each, 0.99) * 1000 for each in (calm, times))
+    print(f"  {expired - left:,} of {expired:,} tasks swept in {passed:.0f} s, {stayed:,} stayed", flush=True)
     return [
         Figure(
-            f"sweeping {expired:,} expired tasks while {POLL_RATE} polls a second run: poll p99",
+            f"sweeping {expired:,} expired tasks of {count:,} while {POLL_RATE} polls a second run: poll p99",
             "at most doubled",
-            f"{during:.1f} ms against {before:.1f} ms; {gone / passed:,.0f} tasks swept a second",
-            during <= 2 * before and gone > 0,
+            f"{during:.1f} ms against {before:.1f} ms, over {passed:.0f} s to the last of them"
+            f" ({(expired - left) / passed:,.0f} a second){f'; {left:,} were left' if left else ''}",
+            during <= 2 * before and left == 0 and stayed == count - expired,
         )
     ]
 
 
-async def _steadily(url: str, task_ids: list[str], seconds: float) -> list[float]:
+def _for(seconds: float) -> Callable[[], bool]:
+    """Whether the time from now on is over."""
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() >= until
+
+
+async def _steadily(url: str, task_ids: list[str], over: Callable[[], bool]) -> list[float]:
     """Seconds that each poll took from the moment it was due: one that had to wait for a connection counts it."""
     free: asyncio.Queue[Connection] = asyncio.Queue()
     for _ in range(CONNECTIONS):
@@ -149,7 +175,9 @@ async def _steadily(url: str, task_ids: list[str], seconds: float) -> list[float
 
     begun = loop.time()
     async with asyncio.TaskGroup() as group:
-        for n in range(round(seconds * POLL_RATE)):
+        for n in itertools.count():
+            if over():
+                break
             due = begun + n / POLL_RATE
             await asyncio.sleep(due - loop.time())
             group.create_task(poll(due, messages[n % len(messages)]))

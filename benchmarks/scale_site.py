@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Figure:
-    """A line of the table. `met` is None where there is no goal to meet."""
+    """A line of the table. `met` is None where there is no goal, or it cannot be shown here: `figure` says why."""
 
     what: str
     goal: str

@@ -19,7 +19,7 @@ RATE = 100.0
 """Completions a second."""
 PER_SESSION = 20
 OPENERS = 16
-LEAD_S = 15.0
+LEAD_S = 30.0
 """Time to open everything before the first task ends."""
 CALM = 0.2
 """Of a core: what a front end that only waits stays below."""
@@ -70,8 +70,9 @@ def _measure(site: Site, name: str, opening: Any) -> list[Figure]:
     count = site.scaled(STREAMS)
     url = site.database()
     with site.front_end(url) as front, site.worker(url, ASYNC_SLOTS=str(count + 500)):
-        more, late = run(_drive(front, url, count, opening))
+        more, late, early = run(_drive(front, url, count, opening))
     site.drop(url)
+    failed = f"; failed: {early} tasks had ended before all streams were open" if early else ""
     p99 = percentile(late, 0.99) * 1000
     middle = percentile(late, 0.5) * 1000
     each = more / count / 1024
@@ -79,19 +80,20 @@ def _measure(site: Site, name: str, opening: Any) -> list[Figure]:
         Figure(
             f"{count:,} open {name} streams on one front end: more memory",
             "under 150 MB",
-            f"{more / MIB:.0f} MB ({each:.0f} KB each)",
-            more < 150 * MIB,
+            f"{more / MIB:.0f} MB ({each:.0f} KB each){failed}",
+            more < 150 * MIB and not early,
         ),
         Figure(
-            f"completion to its stream, {RATE:.0f} completions a second, p99",
+            f"completion to its {name} stream, {RATE:.0f} completions a second, p99",
             "under 50 ms",
-            f"{p99:.0f} ms (median {middle:.1f} ms)",
-            p99 < 50,
+            f"{p99:.0f} ms (median {middle:.1f} ms){failed}",
+            p99 < 50 and not early,
         ),
     ]
 
 
-async def _drive(front: Program, url: str, count: int, opening: Any) -> tuple[int, list[float]]:
+async def _drive(front: Program, url: str, count: int, opening: Any) -> tuple[int, list[float], int]:
+    """Bytes of memory more, seconds from each end to its stream, and how many tasks ended before all were open."""
     task_ids = await _start_tasks(front.url, count)
     before = front.memory_bytes()
     streams: list[_Stream] = []
@@ -114,8 +116,6 @@ async def _drive(front: Program, url: str, count: int, opening: Any) -> tuple[in
     await _until_calm(front)
     more = front.memory_bytes() - before
     (row,) = await execute(url, "SELECT count(*) FROM tasks WHERE phase = 'done'")
-    if row[0]:
-        print(f"  {row[0]} tasks had ended before all streams were open", flush=True)
     came = dict(zip((message[0] for message in messages), task_ids, strict=True))
     await asyncio.gather(*(stream.came for stream in streams))
     ended = {
@@ -125,7 +125,7 @@ async def _drive(front: Program, url: str, count: int, opening: Any) -> tuple[in
     late = [stream.came.result() - ended[came[stream._message]] for stream in streams]  # noqa: SLF001
     for stream in streams:
         stream.transport.close()
-    return more, late
+    return more, late, int(row[0])
 
 
 async def _start_tasks(url: str, count: int) -> list[str]:
