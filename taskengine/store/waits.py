@@ -188,6 +188,8 @@ _TAKE_BACK = (
     update(tasks)
     .where(tasks.c.id == bindparam("task"), tasks.c.attempt == bindparam("current"))
     .where(tasks.c.phase.in_(sources(Event.CLAIM)), tasks.c.kept_until.is_not(None))
+    # The place of one with limits is kept no longer than it lingers (`limits`): others have been counted since.
+    .where(or_(tasks.c.limit_keys.is_(None), tasks.c.kept_until > func.clock_timestamp()))
     .where(exists().where(workers.c.id == bindparam("holder")))
     .values(
         status=_status,

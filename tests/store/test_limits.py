@@ -153,6 +153,26 @@ async def test_an_attempt_that_lingers_keeps_its_place(store: Store) -> None:
     assert await claim_next(store) is None
 
 
+async def test_an_attempt_that_comes_back_too_late_has_lost_its_place(store: Store, database_url: str) -> None:
+    """Its worker was slow: what is counted by now is that it lingers no more, and another has the place."""
+    await stored(store, slots=ONE)
+    asking = await claim_next(store)
+    assert asking is not None
+    await store.waits.park(asking, message="Waiting", questions=[question()], linger_s=60)
+    await execute(database_url, "UPDATE tasks SET kept_until = clock_timestamp() - interval '2 s'")
+    other = await stored(store, slots=ONE)
+    running = await claim_next(store)
+    assert running is not None
+    assert running.task_id == other.task_id
+    await store.inputs.answer(asking.task_id, OWNER, {"name": {"action": "accept"}})
+    assert await store.waits.take_back(asking) is None
+    assert await claim_next(store) is None
+    await end(store, running)
+    again = await claim_next(store)
+    assert again is not None
+    assert again.task_id == asking.task_id
+
+
 async def test_what_a_dead_worker_left_blocked_is_freed_by_the_janitor(store: Store, database_url: str) -> None:
     await stored(store, slots=ONE)
     blocked = await stored(store, slots=ONE)
