@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from taskengine.errors import IssuerUnavailable
 __all__ = ["Fetcher"]
 
 TIMEOUT_S = 5.0
+LONGEST_S = 10.0
 MAX_BYTES = 1 << 20
 
 
@@ -53,7 +55,8 @@ class Fetcher:
                 timeout=TIMEOUT_S, follow_redirects=False, headers={"accept": "application/json"}
             )
         try:
-            async with self._http.stream(method, url, **options) as response:
+            # The client's own time is for each read: what comes drop by drop would keep it for ever.
+            async with asyncio.timeout(LONGEST_S), self._http.stream(method, url, **options) as response:
                 if response.status_code != 200:
                     raise IssuerUnavailable(_place(url), f"it answered with HTTP {response.status_code}")
                 body = bytearray()
@@ -61,7 +64,7 @@ class Fetcher:
                     body += chunk
                     if len(body) > MAX_BYTES:
                         raise IssuerUnavailable(_place(url), f"its answer has more than {MAX_BYTES} bytes")
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
             raise IssuerUnavailable(_place(url), type(error).__name__) from error
         try:
             found = json.loads(body)

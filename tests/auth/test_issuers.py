@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from taskengine.auth import keys, server
+from taskengine.auth import fetch, keys, server
 from taskengine.auth.config import Issuer
 from taskengine.auth.discovery import metadata_urls
 from taskengine.errors import IssuerUnavailable
@@ -255,3 +256,28 @@ async def test_keys_that_cannot_be_fetched_for_whatever_reason_make_their_issuer
         with pytest.raises(IssuerUnavailable, match="RuntimeError"):
             await known.candidates("a", "ES256")
     await known.close()
+
+
+async def test_an_answer_that_comes_drop_by_drop_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte is there in time, the whole never is."""
+    monkeypatch.setattr(fetch, "LONGEST_S", 0.3)
+    gone = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{")
+        with suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        gone.set()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as dripping:
+        port = dripping.sockets[0].getsockname()[1]
+        fetcher = fetch.Fetcher(insecure=False)
+        async with asyncio.timeout(30):
+            with pytest.raises(IssuerUnavailable, match="TimeoutError"):
+                await fetcher.get(f"http://127.0.0.1:{port}/jwks")
+            await fetcher.close()
+            await gone.wait()
