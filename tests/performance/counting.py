@@ -12,7 +12,7 @@ _NEGOTIATIONS = {80877103, 80877104}
 
 
 class Statements:
-    """Executed statements and round trips of a PostgreSQL client, over all its connections.
+    """Executed statements, round trips and commits of a PostgreSQL client, over all its connections.
 
     What makes a connection ready (its start, preparing a statement) does not count.
     """
@@ -20,6 +20,7 @@ class Statements:
     def __init__(self, ignored: Callable[[str], bool]) -> None:
         self.executed: Counter[str] = Counter()
         self.trips = 0
+        self.commits = 0
         self.ignored = ignored
 
     def tap(self) -> Callable[[bytes], None]:
@@ -43,6 +44,7 @@ class _Session:
         self._prepared: dict[bytes, str] = {}
         self._portals: dict[bytes, str] = {}
         self._pending = False
+        self._in_block = False
 
     def feed(self, data: bytes) -> None:
         self._buffer += data
@@ -71,9 +73,22 @@ class _Session:
                 self._pending |= self._counts.execute(self._portals[words[0]])
             case b"S":
                 self._counts.trips += self._pending
+                self._counts.commits += self._pending and not self._in_block
                 self._pending = False
             case b"Q":
-                self._counts.trips += self._counts.execute(words[0].decode())
+                self._ask(words[0].decode())
+
+    def _ask(self, sql: str) -> None:
+        counted = self._counts.execute(sql)
+        self._counts.trips += counted
+        match sql.split(maxsplit=1)[0].rstrip(";").upper():
+            case "BEGIN" | "START":
+                self._in_block = True
+            case "COMMIT" | "ROLLBACK" | "END":
+                self._in_block = False
+                self._counts.commits += counted
+            case _:
+                self._counts.commits += counted and not self._in_block
 
 
 class Commands:
