@@ -47,8 +47,8 @@ bench: $(READY) ## measure beside FastMCP's tasks extension; writes docs/perform
 bench-scale: $(READY) ## measure a million rows, open streams, idle costs; writes docs/performance.md (15 minutes)
 	$(BIN)/python -m benchmarks.scale --write docs/performance.md
 
-chaos: $(READY) ## break everything under load and audit every call (CHAOS="--fault list" for the faults)
-	$(BIN)/python -m tests.chaos $(CHAOS)
+chaos: $(READY) ## break everything under load, audit every call; writes docs/operations.md (an hour; CHAOS="--fault list" for the faults)
+	$(BIN)/python -m tests.chaos $(or $(CHAOS),--write docs/operations.md)
 ifeq ($(CHAOS),)
 	$(BIN)/python -m tests.chaos.hosts
 	$(BIN)/python -m tests.chaos.crowd

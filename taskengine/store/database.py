@@ -54,6 +54,7 @@ _PASSING = ("08", "53", "57", "25006", "25P03", "40001", "40P01", "55P03")
 _HELD_UP = {"40001", "40P01", "55P03", "57014"}
 _TO_DO = {
     "42P01": "its schema is missing or old: run `taskengine migrate`",
+    "42703": "its schema is old: run `taskengine migrate`",
     "3D000": "there is no such database on the server: create it",
     "28P01": "it refuses the password",
     "28000": "it refuses the user",

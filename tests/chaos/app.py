@@ -14,6 +14,8 @@ import os
 import resource
 import secrets
 import signal
+import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -170,6 +172,23 @@ def probe_sync(label: str, holds: int, seconds: float, ctx: SyncContext) -> Done
 
 
 @engine.tool(quick_wait="0s")
+def brood(label: str, holds: int, seconds: float, ctx: SyncContext) -> Done:
+    """Wait for a process of its own in the first `holds` attempts."""
+    run = Run(ctx, label)
+    if ctx.attempt <= holds:
+        subprocess.run(["sleep", str(seconds + 60)], check=True, timeout=seconds)
+    return run.done("held")
+
+
+@engine.tool(quick_wait="0s")
+def thready(label: str, ctx: SyncContext) -> Done:
+    """Leave a thread behind that never ends."""
+    run = Run(ctx, label)
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    return run.done("held")
+
+
+@engine.tool(quick_wait="0s")
 def die(label: str, how: str, times: int, ctx: SyncContext) -> Done:
     """End the process in the middle of the first `times` attempts."""
     run = Run(ctx, label)
@@ -217,10 +236,11 @@ def grip(label: str, seconds: float, ctx: SyncContext) -> Done:
 
 
 @engine.tool(quick_wait="0s")
-async def hog(label: str, seconds: float, ctx: Context) -> Done:
-    """Block the event loop, as no async tool should."""
+async def hog(label: str, seconds: float, ctx: Context, holds: int = 99) -> Done:
+    """Block the event loop in the first `holds` attempts, as no async tool should."""
     run = Run(ctx, label)
-    time.sleep(seconds)
+    if ctx.attempt <= holds:
+        time.sleep(seconds)
     return run.done("slept")
 
 

@@ -16,6 +16,7 @@ import orjson
 
 from tests.chaos.client import View
 from tests.chaos.expected import Expected, expected
+from tests.chaos.journals import Record, Told, Wake, of_task, repeated, wakes
 from tests.chaos.ledger import Ledger
 
 __all__ = ["SELECT", "Audit", "Row", "audit"]
@@ -73,14 +74,16 @@ class Audit:
     """Tasks that failed because three of their attempts died, rightly: by the ledger three did."""
     by_tool: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
+    wakes: list[Wake] = field(default_factory=list)
+    """How late sleepers woke."""
 
     @property
     def clean(self) -> bool:
         return not (self.lost or self.wrong)
 
 
-def audit(rows: Iterable[Row], views: Iterable[View], ledger: Ledger) -> Audit:
-    """The verdict on a run that is over."""
+def audit(rows: Iterable[Row], views: Iterable[View], ledger: Ledger, records: Iterable[Record]) -> Audit:
+    """The verdict on a run that is over; `records` is the journal."""
     found = Audit()
     by_id = {row.id: row for row in rows}
     by_label: dict[str, list[Row]] = defaultdict(list)
@@ -109,7 +112,23 @@ def audit(rows: Iterable[Row], views: Iterable[View], ledger: Ledger) -> Audit:
         if problem:
             found.wrong.append(f"{row.label} ({row.tool}): {problem}")
         found.wrong += [f"{row.label} ({row.tool}): {each}" for each in _runs(row, ledger)]
+    _journals(by_id, list(records), ledger, found)
     return found
+
+
+def _journals(by_id: dict[str, Row], records: list[Record], ledger: Ledger, found: Audit) -> None:
+    """The journal against what became of its tasks."""
+    found.wrong += repeated(records)
+    well = {row.id: row for row in by_id.values() if row.status == "completed" and not row.is_error}
+    values = {row.id: str(row.given.get("value")) for row in well.values()}
+    by_task: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_task[record.task_id].append(record)
+    for row in well.values():
+        problem = of_task(Told(row.tool, values[row.id], row.arguments, values), by_task[row.id])
+        if problem:
+            found.wrong.append(f"{row.label} ({row.tool}): {problem}")
+    found.wakes = wakes((record for task_id in well for record in by_task[task_id]), ledger)
 
 
 def _compare(view: View, by_id: dict[str, Row], by_label: dict[str, list[Row]], found: Audit) -> None:

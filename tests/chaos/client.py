@@ -48,6 +48,8 @@ class View:
     label: str
     tool: str
     arguments: dict[str, Any]
+    key: str | None = None
+    """The idempotency key of the call: it is repeated as it is until it is answered, and makes one task."""
     task_id: str | None = None
     plain: bool = False
     """The call was answered with its plain result: there is no task id that the client knows."""
@@ -160,7 +162,8 @@ class _Answer:
 
 def _request(url: str, method: str, mirrored: str, params: dict[str, Any]) -> bytes:
     parts = urlsplit(url)
-    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": _META}})
+    meta = _META | params.get("_meta", {})
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}})
     head = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
         f"Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: {PROTOCOL}\r\n"

@@ -37,7 +37,7 @@ def expected(tool: str, arguments: Mapping[str, Any]) -> Expected:
             return Expected("completed", str(total))
         case "doze" | "block" | "slumber" | "grip" | "hog":
             return Expected("completed", "slept", may_be_cancelled=racing)
-        case "probe" | "probe_sync":
+        case "probe" | "probe_sync" | "brood" | "thready":
             return Expected("completed", "held")
         case "ask" | "ask_sync" | "steps" | "recall":
             return Expected("completed", None, may_be_cancelled=racing)

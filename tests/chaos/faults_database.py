@@ -10,16 +10,17 @@ from typing import Any
 import asyncpg
 import psutil
 
-from taskengine.store import migrate
 from tests.chaos.client import View
 from tests.chaos.run import Run, Wrong, fault
+
+__all__ = ["unharmed"]
 
 PHASE = "database"
 LEASE_S = 15.0
 
 
-async def _unharmed(run: Run, views: list[View]) -> None:
-    """Nobody else has taken these over."""
+async def unharmed(run: Run, views: list[View]) -> None:
+    """Nobody else has taken these over. Raises Wrong."""
     await run.until(lambda: all(view.over for view in views), "the probes end")
     replaced = [view.label for view in views if len(run.starts(view)) > 1]
     if replaced:
@@ -28,34 +29,76 @@ async def _unharmed(run: Run, views: list[View]) -> None:
 
 @fault("Postgres restarted", bar_s=5.0, phase="restart", share=8)
 async def restarted(run: Run) -> list[float]:
-    """an immediate restart, as by a power cut, under running tools; the time counts from when it accepts again"""
-    views = await run.hold("probe", 8, seconds=6) + await run.hold("probe_sync", 1, seconds=4)
+    """an immediate restart, as by a power cut, under running tools, some of which end meanwhile; from its return on"""
+    views = await run.hold("probe", 8, seconds=8) + await run.hold("probe_sync", 1, seconds=6)
+    ending = await run.hold("probe", 4, seconds=0.6)
+    return await _restarted(run, views, ending, run.rng.uniform(0, 2))
+
+
+async def _restarted(run: Run, views: list[View], ending: list[View], down_s: float) -> list[float]:
+    """From when Postgres accepts again: until what is called then runs, and until the ends of `ending` are stored.
+    Nobody else takes `views` over."""
     at = time.time()
-    await run.site.restart_postgres(run.rng.uniform(0, 2))
+    await run.site.restart_postgres(down_s)
     accepts = run.site.accepts_since_s
     run.outages.append((at, accepts + 5))
     new = await run.calls("doze", 5, seconds=0.1)
-    recovered = await run.started(new, accepts)
+    await run.started(new, accepts)
     # A call is started when it is accepted: what counts is the whole way from when Postgres was there.
-    first = [run.starts(view)[0].at_s - accepts for view in new if run.starts(view)]
-    # A worker that has gone without a renewal for two thirds of its lease stops what it runs, as it should.
-    if accepts - at < run.site.settings(far=False).lease.total_seconds() / 4:
-        await _unharmed(run, views)
+    recovered = [run.starts(view)[0].at_s - accepts for view in new if run.starts(view)]
+    await run.until(lambda: all(view.over for view in ending), "those that ended meanwhile are stored")
+    recovered += [view.ended_at_s - accepts for view in ending if view.ended_at_s > accepts]
+    await unharmed(run, views)
+    return recovered
+
+
+@fault("Postgres restarted again and again", bar_s=5.0, phase="restart", share=1)
+async def restarted_often(run: Run) -> list[float]:
+    """restarts every 5 to 40 s under running tools: three of them, in a run of ten times the length thirty"""
+    recovered: list[float] = []
+    for _ in range(round(min(30, max(2, 3 * run.length)))):
+        views = await run.hold("probe", 6, seconds=8)
+        recovered += await _restarted(run, views, [], run.rng.uniform(0, 2))
+        await asyncio.sleep(max(0.0, run.rng.uniform(5, 40) - 8))
+    return recovered
+
+
+@fault("Postgres away for 12 s", bar_s=5.0, phase="restart", share=1)
+async def away(run: Run) -> list[float]:
+    """longer than two thirds of the lease: workers stop their own attempts, which go on when Postgres is back"""
+    views = await run.hold("probe", 8, seconds=40)
+    at = time.time()
+    await run.site.restart_postgres(12.0)
+    accepts = run.site.accepts_since_s
+    run.outages.append((at, accepts + 5))
+    recovered = await run.started_again(views, accepts)
     await run.until(lambda: all(view.over for view in views), "the probes end")
-    return first or recovered
+    return recovered
 
 
 @fault("Postgres frozen", bar_s=20.0, phase="slow", share=1)
 async def frozen(run: Run) -> list[float]:
     """SIGSTOP of all of Postgres for three leases, then SIGCONT: everybody's lease looks over at once"""
-    views = await run.hold("probe", 4, seconds=1)
-    await run.until(lambda: all(view.over for view in views), "the probes end")
+    return await _frozen(run, 3 * LEASE_S)
+
+
+@fault("Postgres paused", bar_s=5.0, phase="slow", share=1)
+async def paused(run: Run) -> list[float]:
+    """SIGSTOP of all of Postgres for 8 s under running tools, then SIGCONT: nobody else takes them over"""
+    views = await run.hold("probe", 8, seconds=14) + await run.hold("probe_sync", 1, seconds=12)
+    recovered = await _frozen(run, 8.0)
+    await unharmed(run, views)
+    return recovered
+
+
+async def _frozen(run: Run, seconds: float) -> list[float]:
+    """From when it goes on until new calls run."""
     at = time.time()
     stopped = run.site.postgres_processes()
     for process in stopped:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.suspend()
-    await asyncio.sleep(3 * LEASE_S)
+    await asyncio.sleep(seconds)
     for process in stopped:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.resume()
@@ -79,7 +122,7 @@ async def _sessions_end(run: Run, which: str) -> list[float]:
     run.outages.append((at, at + 3))
     new = await run.calls("doze", 4, seconds=0.1)
     recovered = await run.started(new, at)
-    await _unharmed(run, views)
+    await unharmed(run, views)
     return recovered
 
 
@@ -107,7 +150,7 @@ async def all_sessions(run: Run) -> list[float]:
     return await _sessions_end(run, "true")
 
 
-@fault("an answer of Postgres lost", phase=PHASE, share=20)
+@fault("an answer of Postgres lost", phase=PHASE, share=16)
 async def ambiguous(run: Run) -> list[float]:
     """the connection of one worker or front end is reset after a commit and before its answer"""
     proxy = run.site.proxies["database"]
@@ -155,9 +198,7 @@ async def link_slow(run: Run) -> list[float]:
 @fault("worker cut off", bar_s=20.0, phase="slow", share=2)
 async def cut_off(run: Run) -> list[float]:
     """one worker and one front end hear nothing of Postgres and Valkey for 30 seconds; then the network is back"""
-    views = await run.hold("probe", 8, seconds=40)
-    far = run.site.workers["worker-far"].pid
-    held = [view for view in views if run.worker_of(view) == far]
+    held = (await run.hold_everywhere("probe", seconds=40))[run.site.workers["worker-far"].pid]
     at = time.time()
     for proxy in run.site.proxies.values():
         proxy.set("blackhole")
@@ -190,34 +231,5 @@ async def exhausted(run: Run) -> list[float]:
     given = time.time()
     run.outages.append((at, given + 2))
     recovered = await run.started(new, given)
-    await _unharmed(run, views)
+    await unharmed(run, views)
     return recovered
-
-
-@fault("table locked", phase=PHASE, share=1)
-async def locked(run: Run) -> list[float]:
-    """another session locks the table of tasks for 12 seconds: requests wait or fail, no running tool is replaced"""
-    views = await run.hold("probe", 6, seconds=6)
-    at = time.time()
-    connection = await asyncpg.connect(run.site.database_url, server_settings={"application_name": "chaos"})
-    try:
-        async with connection.transaction():
-            await connection.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
-            await asyncio.sleep(12)
-    finally:
-        await connection.close()
-    run.outages.append((at, time.time() + 5))
-    await _unharmed(run, views)
-    return []
-
-
-@fault("migrated under load", phase=PHASE, share=2)
-async def migrated(run: Run) -> list[float]:
-    """`migrate` runs twice at once while calls are made: nothing is changed and nobody waits long"""
-    at = time.time()
-    await asyncio.gather(*(asyncio.to_thread(migrate.upgrade, run.site.database_url) for _ in range(2)))
-    views = await run.calls("doze", 4, seconds=0.1)
-    recovered = await run.started(views, at)
-    if max(recovered) > 10:
-        raise Wrong(f"a call began after {max(recovered):.1f} s")
-    return []

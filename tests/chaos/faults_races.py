@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import time
 from pathlib import Path
 
-from kombu import Connection
-
 from tests.chaos.run import Run, Wrong, fault
-from tests.services import AMQP_VARIABLE
+
+__all__ = ["LONG_RUN", "LONG_S", "long_run"]
 
 PHASE = "races"
+LONG_RUN = 10
+"""From this length on faults have the full size that only patience can have."""
 LONG_S = 120.0
 """Far longer than what a broker is told to wait for an acknowledgement here."""
 CLOCK = str(Path(__file__).parent / "clock")
 
 
-@fault("cancel races the end", phase=PHASE, share=12)
+@fault("cancel races the end", quiet=True, phase=PHASE, share=12)
 async def cancel_races_end(run: Run) -> list[float]:
-    """20 calls are cancelled at about the moment they end: whichever commits first stays"""
-    views = await run.calls("doze", 0)
-    for _ in range(20):
+    """50 calls are cancelled at about the moment they end: whichever commits first stays; 10,000 in a run of ten times
+    the length"""
+    views = []
+    for _ in range(84 if run.length >= LONG_RUN else 50):
         view = run.load.view("doze", mark="-race", seconds=round(run.rng.uniform(0.05, 0.3), 2))
         run.load.spawn(run.load.play(view, run.rng))
         views.append(view)
@@ -31,7 +31,7 @@ async def cancel_races_end(run: Run) -> list[float]:
     return []
 
 
-@fault("cancel races the claim", phase=PHASE, share=6)
+@fault("cancel races the claim", quiet=True, phase=PHASE, share=6)
 async def cancel_races_claim(run: Run) -> list[float]:
     """10 calls are cancelled as soon as they are accepted"""
     views = []
@@ -43,7 +43,7 @@ async def cancel_races_claim(run: Run) -> list[float]:
     return []
 
 
-@fault("answers race", phase=PHASE, share=10)
+@fault("answers race", quiet=True, phase=PHASE, share=10)
 async def answers_race(run: Run) -> list[float]:
     """ten clients answer the same questions at once, on both front ends, with different words: one of each wins"""
     (view,) = [run.load.view("ask_sync")]
@@ -66,7 +66,7 @@ async def answers_race(run: Run) -> list[float]:
     return []
 
 
-@fault("a clock two hours ahead", phase=PHASE, share=1)
+@fault("a clock two hours ahead", quiet=True, phase=PHASE, share=1)
 async def clock_ahead(run: Run) -> list[float]:
     """a third worker whose clock is two hours ahead takes its part for some seconds"""
     await run.site.start_worker("worker-ahead", PYTHONPATH=CLOCK, CHAOS_CLOCK_S="7200")
@@ -82,7 +82,7 @@ async def clock_ahead(run: Run) -> list[float]:
     return []
 
 
-async def _long_run(run: Run, seconds: float, **variables: str) -> None:
+async def long_run(run: Run, seconds: float, **variables: str) -> None:
     """Workers started with these variables; every sync slot is taken by a long run, and more calls wait behind."""
     before = list(run.site.workers)
     for name in before:
@@ -90,11 +90,14 @@ async def _long_run(run: Run, seconds: float, **variables: str) -> None:
         await run.site.start_worker(name, **variables)
     try:
         pids = {child.pid for child in run.site.workers.values()}
-        # Those behind wait for the first ones to end: their clients need the patience for both, and more.
-        limit_s = seconds * 4 + 60
-        views = [run.load.view(tool, holds=1, seconds=seconds) for tool in ("probe_sync", "probe") for _ in range(8)]
-        for view in views:
+        limit_s = seconds * 2 + 120
+        slots = run.site.settings(far=False).sync_slots * len(before)
+        views = await run.hold("probe_sync", slots, seconds=seconds) + await run.hold("probe", 8, seconds=seconds)
+        # These wait behind the long ones all the time, in queues and, where the broker sends ahead, in workers' hands.
+        behind = [run.load.view("probe_sync", holds=1, seconds=1.0) for _ in range(2 * slots)]
+        for view in behind:
             run.load.spawn(run.load.play(view, run.rng, patience_s=limit_s))
+        views += behind
         await run.until(lambda: all(view.over for view in views), "the long runs end", limit_s)
         again = [view.label for view in views if len(run.starts(view)) > 1]
         if again:
@@ -110,31 +113,5 @@ async def _long_run(run: Run, seconds: float, **variables: str) -> None:
 @fault("visibility timeout", phase="calm", share=1)
 async def visibility(run: Run) -> list[float]:
     """Valkey gives out again what is unacknowledged for 5 s; tools run for 120 s, more calls than slots"""
-    await _long_run(run, LONG_S, CHAOS_VISIBILITY_S="5")
+    await long_run(run, LONG_S, CHAOS_VISIBILITY_S="5")
     return []
-
-
-async def _consumer_timeout(milliseconds: int) -> None:
-    command = f"application:set_env(rabbit, consumer_timeout, {milliseconds})."
-    process = await asyncio.create_subprocess_exec("rabbitmqctl", "eval", command, stdout=asyncio.subprocess.DEVNULL)
-    if await process.wait() != 0:
-        raise Wrong("rabbitmqctl cannot set the consumer timeout")
-
-
-if AMQP_VARIABLE in os.environ and shutil.which("rabbitmqctl"):
-
-    @fault("consumer timeout", phase="calm", share=1)
-    async def consumer_timeout(run: Run) -> list[float]:
-        """RabbitMQ closes channels that owe an acknowledgement for 15 s; tools run for 120 s, more calls than slots"""
-        # Read by a channel when it is opened: only this harness's workers open theirs meanwhile.
-        await _consumer_timeout(15_000)
-        url, namespace = os.environ[AMQP_VARIABLE], f"chaos{run.rng.getrandbits(32):x}"
-        try:
-            await _long_run(run, LONG_S, TASKENGINE_BROKER_URL=url, TASKENGINE_NAMESPACE=namespace)
-        finally:
-            await _consumer_timeout(1_800_000)
-            with Connection(url) as connection, connection.channel() as channel:
-                for route in ("default", "default.sync"):
-                    channel.queue_delete(f"{namespace}.{route}")
-                channel.exchange_delete(namespace)
-        return []

@@ -50,5 +50,5 @@ def declare(engine: TaskEngine, run_of: Any, done: Any) -> None:
         run = run_of(ctx, label)
         drawn = f"{await ctx.uuid()} {(await ctx.now()).isoformat()}"
         run.note("drawn", drawn)
-        await ctx.sleep("3s")
+        await ctx.sleep("6s")
         return run.done(drawn)

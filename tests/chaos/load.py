@@ -28,6 +28,11 @@ MIX: dict[str, int] = {
     "endless_sync": 1,
     "race": 6,
 }
+KEYED = 0.5
+"""The share of calls with an idempotency key."""
+AGAIN = 0.2
+"""The share of those that are repeated although they were answered."""
+KEY = "dev.taskengine/idempotencyKey"
 JOURNALED_MIX = {"steps": 8, "slumber": 4, "recall": 2, "parent": 3}
 
 
@@ -84,7 +89,8 @@ class Load:
             case "steps":
                 return self.view(kind, n=rng.randrange(2, 6))
             case "slumber":
-                return self.view(kind, seconds=round(rng.uniform(0.5, 5.0), 1))
+                # Short enough to be waited for in the attempt, or long enough to end it.
+                return self.view(kind, seconds=round(rng.choice([rng.uniform(0.5, 4.0), rng.uniform(6.0, 9.0)]), 1))
             case "parent":
                 return self.view(kind, children=rng.randrange(1, 6))
         return self.view(kind)
@@ -93,7 +99,8 @@ class Load:
         """A call that is to be made; it counts from now on."""
         self._number += 1
         label = f"c{self._number:05d}{mark}"
-        view = View(label, tool, {"label": label, **arguments})
+        key = f"key-{label}" if self.rng.random() < KEYED else None
+        view = View(label, tool, {"label": label, **arguments}, key=key)
         self.views.append(view)
         return view
 
@@ -128,7 +135,8 @@ class Load:
                 wait_s = min(wait_s * 1.5, 0.6)
 
     async def create(self, view: View, rng: random.Random, deadline: float, url: str | None = None) -> None:
-        """Call until a front end answers. A call without an answer is not repeated: the next one is another call."""
+        """Call until a front end answers. A call with a key is repeated as it is; one without is not repeated: the
+        next one is another call."""
         view.asked_at_s = time.time()
         number = 0
         while time.monotonic() < deadline:
@@ -136,12 +144,11 @@ class Load:
             if number:
                 arguments = {**view.arguments, "label": f"{view.label}.{number}"}
             try:
-                answer = await self.wire.ask(
-                    url or self.front_end(rng), "tools/call", view.tool, {"name": view.tool, "arguments": arguments}
-                )
+                answer = await self._call(view, arguments, url or self.front_end(rng))
             except Away:
-                view.unsure.append(arguments["label"])
-                number += 1
+                if view.key is None:
+                    view.unsure.append(arguments["label"])
+                    number += 1
                 await asyncio.sleep(0.1 + rng.random() * 0.4)
             except Refusal as refusal:
                 view.faults.append(f"the call was refused: {refusal}")
@@ -155,7 +162,27 @@ class Load:
                 else:
                     view.plain = True
                     view.saw("completed", _without_meta(answer))
-                return
+                break
+        if view.key is not None and view.task_id is not None and rng.random() < AGAIN:
+            await self.call_again(view, rng)
+
+    async def call_again(self, view: View, rng: random.Random) -> None:
+        """The call once more under its key, as by a client that lost the answer: it is the same task."""
+        try:
+            answer = await self._call(view, view.arguments, self.front_end(rng))
+        except Away:
+            return
+        except Refusal as refusal:
+            view.faults.append(f"the repeated call was refused: {refusal}")
+            return
+        if answer.get("taskId", view.task_id) != view.task_id:
+            view.faults.append(f"the call repeated under its key gave {answer['taskId']}, not {view.task_id}")
+
+    async def _call(self, view: View, arguments: dict[str, Any], url: str) -> dict[str, Any]:
+        params: dict[str, Any] = {"name": view.tool, "arguments": arguments}
+        if view.key is not None:
+            params["_meta"] = {KEY: view.key}
+        return await self.wire.ask(url, "tools/call", view.tool, params)
 
     async def look(self, view: View, rng: random.Random, url: str | None = None) -> bool:
         """Read the task once; whether there was an answer. A question that is seen is answered."""

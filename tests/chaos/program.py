@@ -12,23 +12,48 @@ from pathlib import Path
 from typing import Any
 
 from taskengine import Context
-from tests.chaos import faults_broker, faults_database, faults_processes, faults_races
+from tests.chaos import (
+    faults_broker,
+    faults_database,
+    faults_points,
+    faults_processes,
+    faults_rabbit,
+    faults_races,
+    faults_schema,
+    faults_soak,
+)
 from tests.chaos.audit import SELECT, Audit, Row, audit
 from tests.chaos.clean import descriptors, idle_problems, stopped_problems
 from tests.chaos.client import View
+from tests.chaos.journals import SELECT_JOURNAL, Record
 from tests.chaos.ledger import Ledger
 from tests.chaos.load import Load
-from tests.chaos.report import lines, quantile, table
-from tests.chaos.run import Fault, Injection, Run
+from tests.chaos.quantiles import quantile
+from tests.chaos.report import lines, table
+from tests.chaos.run import LEFT_OUT, Fault, Injection, Run
 from tests.chaos.site import Site
 
 __all__ = ["PHASES", "Plan", "Verdict", "perform"]
 
 PHASES = ("processes", "points", "broker", "races", "database", "slow", "restart", "calm")
 """In this order. Whoever died is only believed dead when Postgres has run for a lease: so its restarts come last."""
-MODULES = (faults_broker, faults_database, faults_processes, faults_races)
+MODULES = (
+    faults_broker,
+    faults_database,
+    faults_points,
+    faults_processes,
+    faults_rabbit,
+    faults_races,
+    faults_schema,
+    faults_soak,
+)
 PAUSE_S = 1.0
 PATIENCE_S = 90.0
+WAKE_S = 1.0
+"""How late a sleeper may wake at most, by Postgres' clock."""
+WAKE_SHARES = {"p50": 0.5, "p99": 0.99, "at most": 1.0}
+AFTERWARDS_S = 3.0
+"""A fault that took something away may still be felt so long after it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +68,19 @@ class Plan:
     messages_too: bool = True
     """Wait also until the broker has nothing left, which takes a minute after the last kill."""
     options: dict[str, Any] = field(default_factory=dict)
+    everything: bool = False
+    """Every fault is meant: what cannot be injected is said."""
+
+    def left_out(self) -> dict[str, str]:
+        """Faults that this plan would have but for what is missing, and why."""
+        if not self.everything:
+            return {}
+        short = {
+            fault.name: f"needs --length {fault.least_length:g}"
+            for fault in self.faults
+            if self.length < fault.least_length
+        }
+        return LEFT_OUT | short
 
     def order(self) -> list[Fault]:
         """Every injection, shuffled within its phase."""
@@ -51,7 +89,7 @@ class Plan:
             here = [
                 fault
                 for fault in self.faults
-                if fault.phase == phase
+                if fault.phase == phase and self.length >= fault.least_length
                 for _ in range(max(1, round(fault.share * self.length)))
             ]
             rng.shuffle(here)
@@ -72,10 +110,15 @@ class Verdict:
     seconds: float
     lag_s: float
     """By how much the harness woke late, at p99."""
+    left_out: dict[str, str]
+    """Faults that were not injected, and why."""
+    length: float
+    wakes_s: tuple[float, ...]
+    """How late sleepers woke while every service and worker was there, sorted."""
 
     @property
     def table(self) -> str:
-        return table(lines(self.injections), len(self.audit.lost), len(self.audit.wrong))
+        return table(lines(self.injections), len(self.audit.lost), len(self.audit.wrong), self.left_out)
 
     @property
     def sound(self) -> bool:
@@ -84,20 +127,46 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        return self.sound and all(line.holds for line in lines(self.injections))
+        return self.sound and self.wakes_in_time and all(line.holds for line in lines(self.injections))
+
+    @property
+    def wakes_in_time(self) -> bool:
+        return all(late_s <= WAKE_S for late_s in self.wakes_s)
 
     def text(self) -> str:
         """What is to be read at the end; with the seed and all that was done when it does not hold."""
         parts = [] if self.sound else ["events:", *self.events]
-        parts += [self.table, ""]
+        parts += [self.table, "", *self.problems_found(), *self.summary()]
+        return "\n".join(parts)
+
+    def section(self, machine: str) -> str:
+        """For the operators' page: how it was measured, what came of it, and the table."""
+        when = f"{time.strftime('%d %B %Y').lstrip('0')}, {machine}, default settings; `python -m tests.chaos --seed"
+        head = f"{when} {self.seed} --length {self.length:g}`."
+        bad = [f"- {each}" for each in self.problems_found()]
+        summary = [f"{each[0].upper()}{each[1:]}." for each in self.summary()]
+        return "\n\n".join(filter(None, [head, "\n".join(bad), "\n\n".join(summary), self.table]))
+
+    def problems_found(self) -> list[str]:
+        """One sentence each; none of a run that is sound, and was answered and given up on nowhere."""
+        parts: list[str] = []
         parts += [f"lost: {each}" for each in self.audit.lost]
         parts += [f"wrong: {each}" for each in self.audit.wrong]
         parts += [f"wrong: {each.fault.name}: {each.wrong}" for each in self.injections if each.wrong]
         parts += [f"left over: {each}" for each in self.problems]
         parts += [f"given up after three lost attempts: {each}" for each in self.audit.given_up]
-        parts += [f"unanswered: {each}" for each in self.errors[:20]]
+        return parts + [f"unanswered: {each}" for each in self.errors[:20]]
+
+    def summary(self) -> list[str]:
+        """The totals, in a few sentences."""
+        parts = []
         tools = ", ".join(f"{count} {tool}" for tool, count in self.audit.by_tool.most_common())
         parts.append(f"{self.audit.tasks} tasks in {self.audit.attempts} attempts: {tools}")
+        late = ", ".join(f"{name} {quantile(self.wakes_s, share):.2f} s" for name, share in WAKE_SHARES.items())
+        parts.append(
+            f"{len(self.wakes_s)} of {len(self.audit.wakes)} sleepers were due at quiet times; they woke late by {late}"
+            f" ({'at most 1 s was asked' if self.wakes_in_time else 'MORE THAN 1 s'})"
+        )
         load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
         parts.append(
             f"{os.cpu_count()} cores, load averages {load}; the harness itself woke up to {self.lag_s:.2f} s late (p99)"
@@ -107,7 +176,7 @@ class Verdict:
             f" {len(self.problems)} left over, {len(self.errors)} requests unanswered at quiet times;"
             f" seed {self.seed}, {self.seconds:.0f} s: {'it holds' if self.holds else 'IT DOES NOT HOLD'}"
         )
-        return "\n".join(parts)
+        return parts
 
 
 async def perform(
@@ -121,7 +190,7 @@ async def perform(
     async with Site(folder, **plan.options) as site:
         ledger = Ledger(folder / "ledger")
         load = Load(plan.seed, site.live_urls, journaled=hasattr(Context, "step"))
-        run = Run(folder, plan.seed, site, load, ledger, say)
+        run = Run(folder, plan.seed, site, load, ledger, say, plan.length)
         load.start(plan.clients, PAUSE_S)
         watching = asyncio.create_task(run.watch_machine())
         await asyncio.sleep(3)
@@ -143,7 +212,8 @@ async def perform(
         problems += await stopped_problems(run)
         ledger.refresh()
         rows = [Row.of(row) for row in await site.sql(SELECT)]
-        judged = audit(rows, load.views, ledger)
+        records = [Record.of(row) for row in await site.sql(SELECT_JOURNAL)]
+        judged = audit(rows, load.views, ledger, records)
         if afterwards is not None:
             await afterwards(run)
     return Verdict(
@@ -155,7 +225,17 @@ async def perform(
         events=run.events,
         seconds=time.monotonic() - began,
         lag_s=quantile(sorted(run.lags_s), 0.99),
+        left_out=plan.left_out(),
+        length=plan.length,
+        wakes_s=_quiet_wakes(run, judged),
     )
+
+
+def _quiet_wakes(run: Run, judged: Audit) -> tuple[float, ...]:
+    """Leaving out those that were due while a fault had taken a service or a worker away."""
+    away = [(each.at_s - 1, each.at_s + each.took_s + AFTERWARDS_S) for each in run.injections if not each.fault.quiet]
+    quiet = (wake for wake in judged.wakes if not any(since <= wake.due_s <= until for since, until in away))
+    return tuple(sorted(wake.late_s for wake in quiet))
 
 
 async def _adopt(run: Run) -> None:

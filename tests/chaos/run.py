@@ -15,7 +15,7 @@ from tests.chaos.ledger import Entry, Ledger
 from tests.chaos.load import Load
 from tests.chaos.site import Site
 
-__all__ = ["FAULTS", "Fault", "Injection", "Run", "Wrong", "fault"]
+__all__ = ["FAULTS", "LEFT_OUT", "Fault", "Injection", "Run", "Wrong", "fault"]
 
 NEVER_S = 90.0
 """What has not recovered by then counts with this time."""
@@ -30,11 +30,17 @@ class Fault:
     name: str
     inject: Callable[[Run], Awaitable[list[float]]]
     bar_s: float | None
-    """Most seconds from the fault to the next attempt (or answer) at p95; None: there is nothing to recover."""
+    """Most seconds from the fault to the next attempt (or answer); None: there is nothing to recover."""
     about: str
     phase: str
     share: int
     """How often it is injected beside the others of its phase."""
+    within: float = 1.0
+    """The share of recoveries that keep the bar: all, where the promise is "at most"."""
+    quiet: bool = False
+    """No service and no worker goes away: whoever sleeps must be woken in time meanwhile."""
+    least_length: float = 0.0
+    """It is left out of a run that is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +54,26 @@ class Injection:
 
 
 FAULTS: dict[str, Fault] = {}
+LEFT_OUT: dict[str, str] = {}
+"""Faults that cannot be injected here, and why."""
 
 
 def fault(
-    name: str, *, bar_s: float | None = None, phase: str, share: int = 1
+    name: str,
+    *,
+    bar_s: float | None = None,
+    phase: str,
+    share: int = 1,
+    within: float = 1.0,
+    quiet: bool = False,
+    least_length: float = 0.0,
 ) -> Callable[[Callable[[Run], Awaitable[list[float]]]], Callable[[Run], Awaitable[list[float]]]]:
     """Declare an injection. It gives the recovery times it measured, and raises Wrong."""
 
     def declare(inject: Callable[[Run], Awaitable[list[float]]]) -> Callable[[Run], Awaitable[list[float]]]:
         assert inject.__doc__, name
-        FAULTS[name] = Fault(name, inject, bar_s, inject.__doc__.strip(), phase, share)
+        about = " ".join(inject.__doc__.split())
+        FAULTS[name] = Fault(name, inject, bar_s, about, phase, share, within, quiet, least_length)
         return inject
 
     return declare
@@ -71,6 +87,8 @@ class Run:
     load: Load
     ledger: Ledger
     say: Callable[[str], None]
+    length: float = 1.0
+    """How large the faults that have a size are: 1 for those of the usual run."""
     rng: random.Random = field(init=False)
     injections: list[Injection] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
@@ -113,6 +131,10 @@ class Run:
         self.note(f"done {chosen.name}: {shown} {wrong}")
         return done
 
+    def sized(self, most: float, least: float) -> float:
+        """The size that a fault has in a run of this length: `most` of it in the usual one, in a short one less."""
+        return max(least, min(most, most * self.length))
+
     async def restore(self) -> None:
         for proxy in self.site.proxies.values():
             proxy.set("pass")
@@ -127,6 +149,18 @@ class Run:
             self.load.spawn(self.load.play(view, self.rng))
         await self.until(lambda: all(self.first_start(view) for view in views), f"{count} {tool} start")
         return views
+
+    async def hold_everywhere(self, tool: str, *, seconds: float = 8.0) -> dict[int, list[View]]:
+        """Probes that run now, by the process id of their worker: at least one in each. Raises Wrong."""
+        views = await self.hold(tool, 2 * len(self.site.workers), seconds=seconds)
+        for _ in range(10):
+            held: dict[int, list[View]] = {child.pid: [] for child in self.site.workers.values()}
+            for view in views:
+                held.setdefault(self.worker_of(view), []).append(view)
+            if all(held.values()):
+                return held
+            views += await self.hold(tool, 1, seconds=seconds)
+        raise Wrong("a worker takes nothing")
 
     async def calls(self, tool: str, count: int, **arguments: object) -> list[View]:
         """So many calls, made now and seen through beside everything else."""
@@ -149,6 +183,11 @@ class Run:
     def starts(self, view: View) -> list[Entry]:
         self.ledger.refresh()
         return [] if view.task_id is None else self.ledger.starts(view.task_id)
+
+    def begun(self) -> list[Entry]:
+        """Every run of a function so far."""
+        self.ledger.refresh()
+        return [entry for entry in self.ledger.entries if entry.event == "start"]
 
     def first_start(self, view: View) -> Entry | None:
         return next(iter(self.starts(view)), None)

@@ -10,9 +10,10 @@ import pytest
 
 from tests.chaos.audit import Audit, Row, audit
 from tests.chaos.client import View
+from tests.chaos.journals import Record
 from tests.chaos.ledger import Entry, Ledger
 
-Story = tuple[list[Row], list[View], Ledger]
+Story = tuple[list[Row], list[View], Ledger, list[Record]]
 
 
 def _task(label: str, tool: str, value: str, *, attempt: int = 1, **arguments: Any) -> tuple[Row, View]:
@@ -45,18 +46,22 @@ def story(tmp_path: Path) -> Story:
         Entry("step", "tsk_b", attempt, 7, 3.0, note) for attempt, note in ((1, "0 w0"), (2, "0 w1"), (2, "1 w2"))
     )
     tasks[2][1].answers = {"first": {"one", "uno"}, "second": {"two"}}
-    return [row for row, _ in tasks], [view for _, view in tasks], ledger
+    records = [
+        Record("tsk_b", str(number), "step", f"draw-{number}", 2, True, f'"w{number}"', None, None, 3.0)
+        for number in (1, 2)
+    ]
+    return [row for row, _ in tasks], [view for _, view in tasks], ledger, records
 
 
 def _changed(story: Story, number: int, **values: Any) -> Audit:
-    rows, views, ledger = story
+    rows, views, ledger, records = story
     rows[number] = replace(rows[number], **values)
-    return audit(rows, views, ledger)
+    return audit(rows, views, ledger, records)
 
 
 def _given(story: Story, number: int, **values: Any) -> dict[str, Any]:
     """A result like that of the task, with other values; its client saw the same."""
-    rows, views, _ = story
+    rows, views, _, _ = story
     given = {**rows[number].given, **values}
     views[number].outcome["structuredContent"] = given
     return {"content": [], "structuredContent": given}
@@ -69,8 +74,8 @@ def test_a_run_without_faults_is_clean(story: Story) -> None:
 
 
 def test_a_lost_task_is_found(story: Story) -> None:
-    rows, views, ledger = story
-    found = audit(rows[1:], views, ledger)
+    rows, views, ledger, records = story
+    found = audit(rows[1:], views, ledger, records)
     assert found.lost == ["a (instant): accepted, and not in the database"]
 
 
@@ -80,15 +85,13 @@ def test_a_task_that_hangs_is_found(story: Story) -> None:
 
 
 def test_a_call_that_nobody_took_is_found(story: Story) -> None:
-    rows, views, ledger = story
-    views.append(View("d", "instant", {"label": "d", "x": 1}, asked_at_s=1.0))
-    assert audit(rows, views, ledger).lost == ["d (instant): no front end took it"]
+    story[1].append(View("d", "instant", {"label": "d", "x": 1}, asked_at_s=1.0))
+    assert audit(*story).lost == ["d (instant): no front end took it"]
 
 
 def test_a_call_that_made_two_tasks_is_found(story: Story) -> None:
-    rows, views, ledger = story
-    rows.append(replace(rows[0], id="tsk_again"))
-    assert any("one call made 2 tasks" in each for each in audit(rows, views, ledger).wrong)
+    story[0].append(replace(story[0][0], id="tsk_again"))
+    assert any("one call made 2 tasks" in each for each in audit(*story).wrong)
 
 
 def test_a_wrong_value_is_found(story: Story) -> None:
@@ -160,10 +163,58 @@ def test_giving_up_too_early_is_found(story: Story) -> None:
 
 
 def test_a_task_whose_attempts_died_three_times_may_fail(story: Story) -> None:
-    rows, views, ledger = story
+    rows, views, ledger, records = story
     failed = {"status": "failed", "result": None, "is_error": None, "error": {"code": -32603, "message": "died"}}
     view = View("e", "instant", {"label": "e", "x": 3}, task_id="tsk_e", asked_at_s=1.0)
     view.saw("failed", failed["error"])
     rows.append(replace(rows[0], id="tsk_e", arguments=view.arguments, crashes=3, attempt=3, **failed))
-    found = audit(rows, [*views, view], ledger)
+    found = audit(rows, [*views, view], ledger, records)
     assert (found.wrong, found.given_up) == ([], ["e (instant)"])
+
+
+def test_a_step_that_is_stored_otherwise_than_it_was_given_is_found(story: Story) -> None:
+    story[3][1] = replace(story[3][1], value='"w3"')
+    assert any("its steps are stored as 'w1 w3'" in each for each in audit(*story).wrong)
+
+
+def test_a_step_that_is_missing_in_the_journal_is_found(story: Story) -> None:
+    del story[3][1]
+    assert any("its journal has {'step': 1}, not {'step': 2}" in each for each in audit(*story).wrong)
+
+
+def test_two_entries_for_one_place_are_found(story: Story) -> None:
+    story[3].append(replace(story[3][0], value='"w9"'))
+    assert any("2 entries for its place 1" in each for each in audit(*story).wrong)
+
+
+def test_a_tool_that_has_no_steps_has_no_journal(story: Story) -> None:
+    story[3].append(replace(story[3][0], task_id="tsk_a"))
+    assert any("its journal has {'step': 1}, not {}" in each for each in audit(*story).wrong)
+
+
+def test_a_parent_whose_child_gave_something_else_is_found(story: Story) -> None:
+    rows, views, ledger, records = story
+    for row, view in (_task("z", "instant", "0", x=0), _task("p", "parent", "0", children=1)):
+        rows.append(row)
+        views.append(view)
+        ledger.add([Entry("start", row.id, 1, 7, 1.0), Entry("end", row.id, 1, 7, 9.0, f"run-{row.label}")])
+    records.append(Record("tsk_p", "1.0.1", "call", "instant", 1, True, None, "tsk_z", None, 3.0))
+    assert audit(*story).clean
+    for child_id, given in {"tsk_a": "9", "tsk_gone": None}.items():
+        records[-1] = replace(records[-1], child_id=child_id)
+        assert any(f"its children gave {[given]}, its result is 0" in each for each in audit(*story).wrong)
+
+
+def test_how_late_a_sleeper_woke_is_measured_from_when_it_was_due(story: Story) -> None:
+    rows, views, ledger, records = story
+    row, view = _task("s", "slumber", "slept", attempt=2, seconds=5.0)
+    rows.append(row)
+    views.append(view)
+    ledger.add([Entry("start", row.id, 1, 7, 1.0), Entry("start", row.id, 2, 7, 6.3)])
+    ledger.add([Entry("end", row.id, 2, 7, 6.4, "run-s")])
+    records.append(Record(row.id, "1", "sleep", "", 1, True, None, None, 6.0, 0.9))
+    found = audit(*story)
+    assert found.clean, found.wrong
+    assert [round(wake.late_s, 3) for wake in found.wakes] == [0.3]
+    records[-1] = replace(records[-1], due_s=2.0)  # short enough to be waited for in the attempt
+    assert audit(*story).wakes == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.audit import SELECT, Row, audit
+from tests.chaos.journals import SELECT_JOURNAL, Record
 from tests.chaos.program import Plan, perform
 from tests.chaos.run import FAULTS, Run
 
@@ -16,6 +17,7 @@ FAULTS_IN_SHORT = (
     "child killed",
     "worker killed",
     "call.committed: killed",
+    "cancel.committed: answer lost",
     "claim.committed: killed",
     "write.committed: answer lost",
     "front end killed",
@@ -34,7 +36,8 @@ async def _planted(run: Run) -> None:
     """The same audit of the same run finds what is changed behind the engine's back."""
 
     async def found() -> tuple[list[str], list[str]]:
-        verdict = audit([Row.of(row) for row in await run.site.sql(SELECT)], run.load.views, run.ledger)
+        records = [Record.of(row) for row in await run.site.sql(SELECT_JOURNAL)]
+        verdict = audit([Row.of(row) for row in await run.site.sql(SELECT)], run.load.views, run.ledger, records)
         return verdict.lost, verdict.wrong
 
     (done, other) = [
@@ -44,6 +47,12 @@ async def _planted(run: Run) -> None:
         "UPDATE tasks SET result = (SELECT result FROM tasks WHERE id = $1) WHERE id = $2", other.task_id, done.task_id
     )
     assert any(done.label in each for each in (await found())[1]), "an overwritten result went unnoticed"
+    (step,) = await run.site.sql(
+        "UPDATE journal SET value = '\"else\"' WHERE (task_id, path) = (SELECT task_id, path FROM journal j"
+        " JOIN tasks t ON t.id = j.task_id WHERE kind = 'step' AND t.status = 'completed' LIMIT 1) RETURNING task_id"
+    )
+    label = next(view.label for view in run.load.views if view.task_id == step["task_id"])
+    assert any(label in each for each in (await found())[1]), "a step that was changed went unnoticed"
     await run.site.sql("DELETE FROM tasks WHERE id = $1", done.task_id)
     assert any(done.label in each for each in (await found())[0]), "a lost task went unnoticed"
 

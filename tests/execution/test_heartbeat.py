@@ -124,3 +124,14 @@ async def test_a_hand_back_that_fails_for_a_reason_nobody_thought_of_keeps_no_wo
     monkeypatch.setattr(Workers, "resign", fail)
     heartbeat._fence()
     assert await asyncio.to_thread(heartbeat.wait_ready, 20)
+
+
+async def test_a_loop_that_stands_still_is_told_with_the_tool_that_blocks_it(
+    heartbeat: Heartbeat, heart: _Heart, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(heart, "busy_with", lambda: "hog")
+    monkeypatch.setattr(heart, "call_soon", lambda _: None)  # nothing runs on the main loop any more
+    async with asyncio.timeout(20):
+        while "an async tool blocks it: hog" not in caplog.text:
+            await asyncio.sleep(0.05)
+    assert caplog.text.count("blocks it") == 1
