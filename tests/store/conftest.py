@@ -13,6 +13,7 @@ from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store.database import Database
 from tests.store.doubt import Doubtful
+from tests.store.staged import Stage
 
 KEYS = [SecretStr(base64.b64encode(bytes([number] * 32)).decode()) for number in (2, 1)]
 
@@ -26,3 +27,9 @@ async def store(settings: Settings, request: pytest.FixtureRequest) -> AsyncIter
         opened.doubt(random.Random(request.node.nodeid))
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def stage(database_url: str) -> AsyncIterator[Stage]:
+    async with Stage.on(database_url) as opened:
+        yield opened

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Any, NoReturn
 
 import pytest
@@ -14,6 +15,7 @@ from taskengine.store import Store
 from taskengine.store.database import Database
 from tests.store.calls import LEASE_S, OWNER, RESULT, claimed, question, stored, take, worker
 from tests.store.sql import execute
+from tests.store.staged import Stage
 
 ERROR = '{"code":-32603,"message":"lost"}'
 KILLED = Loss("killed by SIGKILL", signal="SIGKILL", peak_bytes=812_000_000)
@@ -25,6 +27,22 @@ async def test_only_one_of_many_workers_claims_an_attempt(store: Store) -> None:
         await worker(store, f"w{n}")
     claims = await asyncio.gather(*(take(store, doorbell, f"w{n}") for n in range(8)))
     assert sum(claim is not None for claim in claims) == 1
+
+
+async def test_workers_that_ask_for_the_next_at_one_moment_get_one_each_and_none_twice(
+    store: Store, stage: Stage
+) -> None:
+    bells = [await stored(store) for _ in range(5)]
+    for n in range(4):
+        await worker(store, f"w{n}")
+    claims = await stage.together([partial(store.attempts.claim_next, ["default"], f"w{n}") for n in range(4)])
+    taken = [claim.task_id for claim in claims if claim is not None]
+    # Who finds the row that it wanted locked takes another, so that nobody leaves without.
+    assert len(set(taken)) == len(taken) == 4
+    assert {claim.attempt for claim in claims if claim is not None} == {1}
+    (left,) = {bell.task_id for bell in bells} - set(taken)
+    claims = await stage.together([partial(store.attempts.claim_next, ["default"], f"w{n}") for n in range(4)])
+    assert [claim.task_id for claim in claims if claim is not None] == [left]
 
 
 async def test_an_unregistered_worker_claims_nothing(store: Store) -> None:

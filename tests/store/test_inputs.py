@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 import pytest
 
@@ -8,6 +8,7 @@ from taskengine.lifecycle import Phase, Status
 from taskengine.store import Store
 from tests.store.calls import OWNER, claimed, question, take
 from tests.store.sql import execute
+from tests.store.staged import Stage
 
 YES = {"action": "accept", "content": {"name": "Ann"}}
 NO = {"action": "decline"}
@@ -26,32 +27,36 @@ async def test_the_last_answer_makes_the_next_attempt_due(store: Store) -> None:
     assert {key: each.response for key, each in again.answers.items()} == {"a": NO, "b": YES}
 
 
-async def test_the_first_answer_to_a_question_wins(store: Store, database_url: str) -> None:
+async def test_the_first_answer_to_a_question_wins(store: Store, stage: Stage, database_url: str) -> None:
     claim = await claimed(store)
     await store.attempts.suspend(claim, [question("a"), question("b")], "Waiting")
-    await asyncio.gather(*(store.inputs.answer(claim.task_id, OWNER, {"a": {"action": f"{n}"}}) for n in range(6)))
+    answers = [partial(store.inputs.answer, claim.task_id, OWNER, {"a": {"action": f"{n}"}}) for n in range(4)]
+    await stage.behind(claim.task_id, answers)
     (first,) = await execute(database_url, "SELECT response FROM inputs WHERE key = 'a'")
     await store.inputs.answer(claim.task_id, OWNER, {"a": YES})
     (later,) = await execute(database_url, "SELECT response FROM inputs WHERE key = 'a'")
     assert first == later
 
 
-@pytest.mark.parametrize("_turn", range(10))
-async def test_two_last_answers_at_once_make_exactly_one_attempt_due(store: Store, _turn: int) -> None:
+@pytest.mark.parametrize("keys", ["ab", "ba"])
+async def test_two_last_answers_at_once_make_exactly_one_attempt_due(store: Store, stage: Stage, keys: str) -> None:
     claim = await claimed(store)
     await store.attempts.suspend(claim, [question("a"), question("b")], "Waiting")
-    rung = await asyncio.gather(*(store.inputs.answer(claim.task_id, OWNER, {key: YES}) for key in ("a", "b")))
+    answers = [partial(store.inputs.answer, claim.task_id, OWNER, {key: YES}) for key in keys]
+    rung = await stage.behind(claim.task_id, answers)
     assert sum(doorbell is not None for doorbell in rung) == 1
     assert (await store.tasks.get(claim.task_id, OWNER)).phase is Phase.QUEUED
 
 
-@pytest.mark.parametrize("_turn", range(10))
-async def test_an_answer_and_a_cancel_at_once_leave_one_end(store: Store, _turn: int) -> None:
+@pytest.mark.parametrize("first", ["answer", "cancel"])
+async def test_an_answer_and_a_cancel_at_once_leave_one_end(store: Store, stage: Stage, first: str) -> None:
     claim = await claimed(store)
     await store.attempts.suspend(claim, [question("a")], "Waiting")
-    await asyncio.gather(
-        store.inputs.answer(claim.task_id, OWNER, {"a": YES}), store.tasks.cancel(claim.task_id, OWNER)
-    )
+    moves = [
+        partial(store.inputs.answer, claim.task_id, OWNER, {"a": YES}),
+        partial(store.tasks.cancel, claim.task_id, OWNER),
+    ]
+    await stage.behind(claim.task_id, moves if first == "answer" else moves[::-1])
     assert (await store.tasks.get(claim.task_id, OWNER)).status is Status.CANCELLED
 
 

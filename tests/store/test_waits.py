@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -13,6 +14,7 @@ from taskengine.records import Claim, Doorbell, Entry
 from taskengine.store import Store
 from tests.store.calls import LEASE_S, OWNER, RESULT, claimed, question, take
 from tests.store.sql import execute
+from tests.store.staged import Stage
 from tests.store.test_journal import FIRST, called, child
 
 NOW = datetime(2020, 1, 1, tzinfo=UTC)
@@ -52,13 +54,13 @@ async def test_a_sleeping_task_works_waits_and_holds_nobody(store: Store) -> Non
     assert (await store.journal.load(claim.task_id))["1"] == entry
 
 
-async def test_a_timer_wakes_its_task_once(store: Store) -> None:
+async def test_a_timer_wakes_its_task_once(store: Store, stage: Stage) -> None:
     claim = await claimed(store)
     await store.waits.park(claim, message="Sleeping", wake_at=NOW)
     due = await store.waits.due_in_s()
     assert due is not None
     assert due < 0
-    woken = await asyncio.gather(*(store.waits.wake_due() for _ in range(5)))
+    woken = await stage.together([store.waits.wake_due] * 4)
     assert [bell for bells in woken for bell in bells] == [Doorbell(claim.task_id, 2, "default")]
     assert await phase(store, claim) == (Status.WORKING, Phase.QUEUED)
     assert await store.waits.due_in_s() is None
@@ -73,10 +75,13 @@ async def test_a_timer_does_not_wake_before_its_time(store: Store) -> None:
     assert 0 < left <= 3_600
 
 
-async def test_waking_races_cancel_and_leaves_one_end(store: Store) -> None:
+@pytest.mark.parametrize("first", ["wake", "cancel"])
+async def test_waking_races_cancel_and_leaves_one_end(store: Store, stage: Stage, first: str) -> None:
     claim = await claimed(store)
     await store.waits.park(claim, message="Sleeping", wake_at=NOW)
-    await asyncio.gather(store.waits.wake_due(), store.tasks.cancel(claim.task_id, OWNER))
+    # A janitor passes over a row that is locked: they meet at the start.
+    moves = {"wake": store.waits.wake_due, "cancel": partial(store.tasks.cancel, claim.task_id, OWNER)}
+    await stage.together([moves.pop(first), *moves.values()])
     assert await phase(store, claim) == (Status.CANCELLED, Phase.DONE)
 
 
@@ -97,14 +102,14 @@ async def test_a_superseded_attempt_parks_nothing(store: Store, wait: dict[str, 
     assert await store.journal.load(late.task_id) == {}
 
 
-async def test_a_parent_wakes_when_its_last_child_has_ended(store: Store) -> None:
+async def test_a_parent_wakes_when_its_last_child_has_ended(store: Store, stage: Stage) -> None:
     claim, children = await family(store, 3)
     assert await store.waits.park(claim, message="Waiting", wake_open=0) is None
     for each in children[:2]:
         await done(store, each)
         assert await store.waits.wake_parent(claim.task_id) == []
     await done(store, children[2])
-    woken = await asyncio.gather(*(store.waits.wake_parent(claim.task_id) for _ in range(4)))
+    woken = await stage.behind(claim.task_id, [partial(store.waits.wake_parent, claim.task_id)] * 4)
     assert [bell for bells in woken for bell in bells] == [Doorbell(claim.task_id, 2, "default")]
 
 
@@ -122,17 +127,17 @@ async def test_a_child_that_ends_while_its_parent_parks_is_not_overlooked(store:
     assert doorbell == Doorbell(claim.task_id, 2, "default")
 
 
-async def test_the_last_two_children_that_end_at_once_wake_their_parent_once(store: Store) -> None:
-    for _ in range(10):
-        claim, children = await family_of_two(store)
-        await store.waits.park(claim, message="Waiting", wake_open=0)
+async def test_the_last_two_children_that_end_at_once_wake_their_parent_once(store: Store, stage: Stage) -> None:
+    claim, children = await family_of_two(store)
+    await store.waits.park(claim, message="Waiting", wake_open=0)
 
-        async def end(each: Claim, parent: str = claim.task_id) -> list[Doorbell]:
-            await done(store, each)
-            return await store.waits.wake_parent(parent)
+    async def end(each: Claim) -> list[Doorbell]:
+        await done(store, each)
+        return await store.waits.wake_parent(claim.task_id)
 
-        woken = await asyncio.gather(*(end(each) for each in children))
-        assert sum(len(bells) for bells in woken) == 1
+    # Both have ended, and both ask at the same instant whether they were the last.
+    woken = await stage.behind(claim.task_id, [partial(end, each) for each in children])
+    assert sum(len(bells) for bells in woken) == 1
 
 
 async def family_of_two(store: Store) -> tuple[Claim, list[Claim]]:
@@ -270,6 +275,41 @@ async def test_an_answer_that_came_at_the_last_moment_counts(store: Store) -> No
     taken = await retaken(store, claim)
     found = await store.waits.give_up(taken, Entry("1", "ask", "name", value='["name"]'), ["name"])
     assert found["name"].response == ANSWER
+
+
+@pytest.mark.parametrize("first", ["give_up", "answer"])
+async def test_an_answer_and_giving_up_at_the_same_instant_agree(store: Store, stage: Stage, first: str) -> None:
+    """Either the answer was taken and the tool gets it, or the question was gone and the answer is to nothing."""
+    claim = await claimed(store)
+    asked = Entry("1", "ask", "name", done=False, due=NOW)
+    await store.waits.park(claim, message="asks", entries=[asked], questions=[question("name")], wake_at=NOW)
+    await store.waits.wake_due()
+    taken = await retaken(store, claim)
+    moves = {
+        "give_up": partial(store.waits.give_up, taken, Entry("1", "ask", "name", value='["name"]'), ["name"]),
+        "answer": partial(store.inputs.answer, claim.task_id, OWNER, {"name": ANSWER}),
+    }
+    told = await stage.behind(claim.task_id, [moves[first], moves["answer" if first == "give_up" else "give_up"]])
+    kept = await store.waits.answers(claim.task_id)
+    assert told[0 if first == "give_up" else 1] == kept
+    assert (await store.tasks.get(claim.task_id, OWNER)).open_questions == ()
+    assert set(kept) == (set() if first == "give_up" else {"name"})
+
+
+@pytest.mark.parametrize("first", ["take_back", "cancel"])
+async def test_taking_back_and_a_cancel_at_the_same_instant_leave_one_end(
+    store: Store, stage: Stage, first: str
+) -> None:
+    claim = await claimed(store)
+    await store.waits.park(claim, message="asks", questions=[question("name")], linger_s=60)
+    await store.inputs.answer(claim.task_id, OWNER, {"name": ANSWER})
+    moves = {
+        "take_back": partial(store.waits.take_back, claim),
+        "cancel": partial(store.tasks.cancel, claim.task_id, OWNER),
+    }
+    told = await stage.behind(claim.task_id, [moves[first], moves["cancel" if first == "take_back" else "take_back"]])
+    assert await phase(store, claim) == (Status.CANCELLED, Phase.DONE)
+    assert (told[0] is not None) == (first == "take_back")
 
 
 async def test_a_failed_attempt_forgets_what_is_to_be_tried_again(store: Store) -> None:
