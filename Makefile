@@ -26,7 +26,7 @@ demo: $(READY) ## run a real job on real input: audits Python's standard library
 official: $(PYTHON_1) $(TYPESCRIPT) ## make the official clients' environments, which `make test` needs
 
 test: $(READY) official ## run the tests (TESTS=tests/store for some of them)
-	$(BIN)/pytest -n 3 $(TESTS)
+	$(BIN)/pytest -n 4 $(TESTS)
 
 check: $(READY) ## lint, formatting and strict types
 	$(BIN)/ruff check .

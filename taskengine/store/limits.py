@@ -9,7 +9,8 @@ not due any more: a backlog of one owner that may not run costs the others' clai
 keys makes as many of the blocked due again as there is room for, first come by turn (`turns.py`); the janitor does it
 for those whose worker died. They are counted again at their claim.
 
-An attempt that lingers keeps its place, since it may go on by itself; one that comes back later than that is counted anew.
+An attempt that lingers keeps its place, since it may go on by itself; one that comes back later than that is counted
+anew.
 """
 
 from __future__ import annotations
