@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from limits import parse
@@ -52,6 +53,28 @@ async def test_calls_at_once_do_not_pass_a_rate_together(rates: Callable[[], Rat
     front_ends = [rates() for _ in range(3)]
     hits = await asyncio.gather(*(front_ends[n % 3].hit(RATE, "calls", "ann") for n in range(30)))
     assert hits.count(None) == 5
+
+
+async def test_whoever_asks_often_is_counted_ahead_and_never_gets_more_than_his_rate(
+    rates: Callable[[], Rates], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    count = Rates._count
+
+    async def counting(self: Rates, *which: Any) -> float | None:
+        counted.append(which[-1])
+        return await count(self, *which)
+
+    monkeypatch.setattr(Rates, "_count", counting)
+    rate, first, second = parse("1000/hour"), rates(), rates()
+    while await first.hit(rate, "calls", "ann") is None:
+        if sum(counted) >= 500:
+            break
+    assert len(counted) < 40  # twenty at a time, once it has come to that
+    passed = 0
+    while await second.hit(rate, "calls", "ann") is None:
+        passed += 1
+    assert 480 <= passed <= 500
 
 
 @pytest.mark.parametrize("broker", ["redis://127.0.0.1:{port}/0", "amqp://127.0.0.1:{port}//"])
