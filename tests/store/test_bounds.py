@@ -142,6 +142,27 @@ async def test_a_create_that_waited_for_the_lock_sees_what_was_created_meanwhile
         await other.close()
 
 
+@pytest.mark.parametrize(("crowd", "waits"), [(1, False), (3, True)])
+async def test_a_crowd_of_one_owner_has_the_lock_for_itself_and_a_lone_create_shares_it(
+    store: Store, database_url: str, crowd: int, waits: bool
+) -> None:
+    """Staged: somebody creates for the owner elsewhere and has not committed. Of him one is unseen, and not several."""
+    other = await asyncpg.connect(database_url)
+    try:
+        async with other.transaction():
+            await other.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended($1, 1))", OWNER)
+            creating = asyncio.gather(*(made(store, Bounds(owner_open=1000)) for _ in range(crowd)))
+            async with asyncio.timeout(30):
+                while not creating.done() and not await execute(
+                    database_url, "SELECT 1 FROM pg_locks WHERE NOT granted"
+                ):
+                    await asyncio.sleep(0.02)
+            assert creating.done() is not waits
+        assert all(isinstance(result, str) for result in await creating)
+    finally:
+        await other.close()
+
+
 @pytest.fixture
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many executions went into each round trip."""
