@@ -11,7 +11,6 @@ from pydantic import SecretStr
 
 from taskengine.settings import Settings
 from taskengine.store import Store
-from taskengine.store.database import Database
 from tests.store.doubt import Doubtful
 from tests.store.staged import Stage
 
@@ -23,7 +22,7 @@ async def store(settings: Settings, request: pytest.FixtureRequest) -> AsyncIter
     if request.param == "heard":
         opened = await Store.open(settings)
     else:
-        opened = Doubtful(Database(settings.model_copy(update={"encryption_keys": KEYS})))
+        opened = Doubtful(settings.model_copy(update={"encryption_keys": KEYS}))
         opened.doubt(random.Random(request.node.nodeid))
     yield opened
     await opened.close()

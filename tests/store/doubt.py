@@ -2,21 +2,141 @@
 
 Postgres may commit a statement and the connection break before the answer. The caller cannot know, so it writes again
 (`Attempt._persistently`, a client that sends its request again, the next round of a janitor). `Doubtful` does that to a
-store: each write of `REPEATED` is done, its answer is kept from the caller's second self at random, and the write is
-done again. The test gets the first answer and looks at the database after both, so every test of the store becomes one
-of repetition. Idea: Temporal's `ExecuteAndTimeout`.
+store: of each write of `REPEATED`, at random, what it commits is committed, and the database says that it cannot be had
+(`Unheard`, a StoreUnavailable), so that all that stands between the commit and the caller is gone through as it would
+be. Then the caller writes again, until it is heard. Idea: Temporal's `ExecuteAndTimeout`.
+
+A test is to get what the first write would have told, though nobody heard it: for that the statements that were
+executed are gone through once more, by their recorded rows and without the database. So every test of the store becomes
+one of repetition.
+
+What nobody repeats has a repair instead (`NOT_REPEATED`), and a test that goes through it (`test_unheard.py`).
 """
 
 from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable
-from functools import wraps
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial, wraps
 from typing import Any
 
+from sqlalchemy import Executable
+
 from taskengine.errors import ClaimLost, StoreUnavailable, TaskNotFound
+from taskengine.settings import Settings
 from taskengine.store import Store
+from taskengine.store.batches import Batches
+from taskengine.store.database import Database, Rows, Transaction, _text
+from taskengine.store.statements import Prepared
+
+UNHEARD = 0.6
+"""The chance of a write that its answer is lost."""
+_WRITES = re.compile(r"\b(UPDATE \w+ (AS \w+ )?SET|INSERT INTO|DELETE FROM)\b")
+
+
+class Unheard(StoreUnavailable):
+    """It was committed, and nobody was told."""
+
+
+@dataclass
+class _Call:
+    """One call of a store's method, as its statements see it."""
+
+    deaf: bool
+    """The answer to a commit is lost."""
+    heard: int = 0
+    """So many writes are heard before."""
+    tape: list[Any] = field(default_factory=list)
+    """What the database said: the rows of a statement, or the rows of each of a transaction's."""
+    told: list[Any] = field(default_factory=list)
+    """What is still to be said once more instead of asking the database."""
+
+    def committed(self, rows: Any, *, wrote: bool) -> None:
+        self.tape.append(rows)
+        if self.deaf and wrote:
+            self.heard -= 1
+            if self.heard < 0:
+                self.deaf = False
+                raise Unheard("TimeoutError")
+
+
+_CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
+
+
+@contextmanager
+def unheard(after: int = 0) -> Iterator[None]:
+    """The answer to a write in this block is lost, the first or after so many. Raises Unheard."""
+    before = _CALL.set(_Call(deaf=True, heard=after))
+    try:
+        yield
+    finally:
+        _CALL.reset(before)
+
+
+class _Recorded(Transaction):
+    def __init__(self, connection: Any) -> None:
+        super().__init__(connection)
+        self.rows: list[Rows] = []
+        self.wrote = False
+
+    async def execute(self, statement: Executable | Prepared, values: Mapping[str, Any] | None = None) -> Rows:
+        rows = await super().execute(statement, values)
+        self.rows.append(rows)
+        self.wrote |= _writes(statement, values)
+        return rows
+
+    async def execute_many(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        await super().execute_many(statement, rows)
+        self.wrote = True
+
+
+class _Told(Transaction):
+    """One that has been: the same rows again."""
+
+    def __init__(self, rows: list[Rows]) -> None:
+        self._rows = iter(rows)
+
+    async def execute(self, *_: Any) -> Rows:
+        return next(self._rows)
+
+    async def execute_many(self, *_: Any) -> None:
+        pass
+
+
+class DoubtfulDatabase(Database):
+    async def run(self, statement: Executable | Prepared, values: Mapping[str, Any] | None = None) -> Rows:
+        call = _CALL.get()
+        if call is not None and call.told:
+            rows: Rows = call.told.pop(0)
+            return rows
+        rows = await super().run(statement, values)
+        if call is not None:
+            call.committed(rows, wrote=_writes(statement, values))
+        return rows
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        call = _CALL.get()
+        if call is None:
+            async with super().transaction() as connection:
+                yield connection
+        elif call.told:
+            yield _Told(call.told.pop(0))
+        else:
+            async with super().transaction() as connection:
+                recorded = _Recorded(connection._connection)
+                yield recorded
+            call.committed(recorded.rows, wrote=recorded.wrote)
+
+
+def _writes(statement: Executable | Prepared, values: Mapping[str, Any] | None) -> bool:
+    return _WRITES.search(_text(statement, values or {})[0]) is not None
+
 
 NOUNS = (
     "tasks",
@@ -71,12 +191,13 @@ NOT_REPEATED = {
     "workers.reap": "each round buries who is dead then; the doorbells of a lost answer are rung by the relay",
     "upkeep.look": "it notes who is suspected, and looking twice notes the same",
     "sessions.tell": "a notice; who misses it finds the letter at its next look",
+    "sessions.fetch": "a letter whose answer was lost is gone; whoever asked for it asks again, under another name",
     "sessions.sweep": "each round takes what is there",
     "audit.add": "a front end writes again what it does not know to be stored: rather an entry twice than none",
     "audit.by_operator": "the same",
     "audit.sweep": "each round takes another batch",
 }
-"""Writes that nobody repeats, and why that is right."""
+"""Writes that nobody repeats, and why that is right; `test_unheard` goes through each."""
 
 READS = {
     "tasks": {"get", "get_many", "heads", "lines", "of_session", "page", "recent", "same_call"},
@@ -87,7 +208,7 @@ READS = {
     "workers": {"alive"},
     "upkeep": {"due"},
     "queues": {"paused", "waiting"},
-    "sessions": {"fetch", "state"},
+    "sessions": {"state"},
     "audit": {"find"},
     "rekey": {"left"},
 }
@@ -96,28 +217,64 @@ READS = {
 class Doubtful(Store):
     """A store whose callers often do not hear that they wrote, and write again."""
 
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(DoubtfulDatabase(settings))
+
     def doubt(self, chance: random.Random) -> None:
         self.repeated: list[str] = []
+        for batches in (self.attempts._completing, self.attempts._reporting, self.attempts._claims._named):
+            _alone(batches)
+        _alone(self.tasks._gate._plain)
         for noun, names in REPEATED.items():
             methods = getattr(self, noun)
             for name in names:
-                setattr(methods, name, self._twice(getattr(methods, name), f"{noun}.{name}", chance))
+                setattr(methods, name, self._again(getattr(methods, name), f"{noun}.{name}", chance))
 
-    def _twice(self, write: Callable[..., Any], name: str, chance: random.Random) -> Callable[..., Any]:
+    def _again(self, write: Callable[..., Any], name: str, chance: random.Random) -> Callable[..., Any]:
         @wraps(write)
         async def doubted(*args: Any, **kwargs: Any) -> Any:
-            answer = await write(*args, **kwargs)
-            while chance.random() < 0.6:
-                self.repeated.append(name)
+            call = _Call(deaf=chance.random() < UNHEARD)
+            before = _CALL.set(call)
+            try:
                 try:
-                    await write(*args, **kwargs)
-                except (ClaimLost, TaskNotFound):
-                    pass  # refused, because it is done: the end for whoever repeats it
-                except StoreUnavailable as error:  # pragma: no cover - the services of the tests are there
-                    raise AssertionError("the database was really away") from error
+                    return await write(*args, **kwargs)
+                except Unheard:
+                    self.repeated.append(name)
+                call.told = list(call.tape)
+                try:
+                    answer, refusal = await write(*args, **kwargs), None
+                except (ClaimLost, TaskNotFound) as error:
+                    answer, refusal = None, error
+                await self._until_heard(partial(write, *args, **kwargs), chance)
+            finally:
+                _CALL.reset(before)
+            if refusal is not None:
+                raise refusal
             return answer
 
         return doubted
+
+    async def _until_heard(self, write: Callable[[], Any], chance: random.Random) -> None:
+        """As whoever did not hear writes again."""
+        while True:
+            _CALL.set(_Call(deaf=chance.random() < UNHEARD))
+            try:
+                await write()
+            except Unheard:
+                continue
+            except (ClaimLost, TaskNotFound):
+                pass  # refused, because it is done: the end for whoever repeats it
+            return
+
+
+def _alone(batches: Batches) -> None:
+    """Each statement for itself, in the context of its caller: who shares a batch shares what becomes of it (see
+    `test_unheard`)."""
+
+    async def run(values: Mapping[str, Any]) -> Any:
+        return (await batches._database.run(batches._statement, values)).one_or_none()
+
+    setattr(batches, "run", run)  # noqa: B010
 
 
 def writes_of(store: Store) -> set[str]:
