@@ -44,6 +44,7 @@ class Load:
         self.wire = Wire()
         self.views: list[View] = []
         self.stopping = False
+        self.keyed = KEYED
         self._front_ends = front_ends
         self._mix = MIX | (JOURNALED_MIX if journaled else {})
         self._clients: set[asyncio.Task[None]] = set()
@@ -99,7 +100,7 @@ class Load:
         """A call that is to be made; it counts from now on."""
         self._number += 1
         label = f"c{self._number:05d}{mark}"
-        key = f"key-{label}" if self.rng.random() < KEYED else None
+        key = f"key-{label}" if self.rng.random() < self.keyed else None
         view = View(label, tool, {"label": label, **arguments}, key=key)
         self.views.append(view)
         return view

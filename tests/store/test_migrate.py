@@ -19,6 +19,7 @@ from taskengine.store import Store, migrate
 from taskengine.store.database import driver_url
 from taskengine.store.tables import metadata
 from tests.services import Services
+from tests.store.calls import stored
 from tests.store.sql import execute
 
 
@@ -163,5 +164,16 @@ async def _nothing_to_take(url: str) -> None:
     store = await Store.open(Settings(database_url=SecretStr(url)))
     try:
         assert await store.stops.take("w1", ["nap"], 0.0) == []
+    finally:
+        await store.close()
+
+
+async def test_a_column_that_is_missing_is_told_as_an_old_schema(settings: Settings, database_url: str) -> None:
+    """During a migration that is taken back: requests say to try again, and running attempts keep their results."""
+    await execute(database_url, "ALTER TABLE tasks DROP COLUMN same")
+    store = await Store.open(settings)
+    try:
+        with pytest.raises(StoreUnavailable, match="taskengine migrate"):
+            await stored(store)
     finally:
         await store.close()
