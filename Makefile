@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTS ?= tests
 OFFICIAL := .cache/official
+SPY := .cache/bench-profile/.ready
 PYTHON_1 := $(OFFICIAL)/python-1/.ready
 FUZZER := .cache/fuzz/.ready
 TYPESCRIPT := $(OFFICIAL)/typescript/.ready
 COMPILE := uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --quiet
 LOCK := $(COMPILE) pyproject.toml
 
-.PHONY: help setup demo official test check format conformance bench bench-scale chaos fuzz fuzz-coverage hostile audit docs lock clean
+.PHONY: help setup demo official test check format conformance bench bench-scale profile chaos fuzz fuzz-coverage hostile audit docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -47,6 +48,9 @@ bench: $(READY) ## measure beside FastMCP's tasks extension; writes docs/perform
 bench-scale: $(READY) ## measure a million rows, open streams, idle costs; writes docs/performance.md (15 minutes)
 	$(BIN)/python -m benchmarks.scale --write docs/performance.md
 
+profile: $(READY) $(SPY) ## where the time goes: processes, statements, plans, a task's steps (PROFILE="--write docs/performance.md")
+	$(BIN)/python -m benchmarks.profile $(PROFILE)
+
 chaos: $(READY) ## break everything under load, audit every call; writes docs/operations.md (an hour; CHAOS="--fault list" for the faults)
 	$(BIN)/python -m tests.chaos $(or $(CHAOS),--write docs/operations.md)
 ifeq ($(CHAOS),)
@@ -78,8 +82,10 @@ lock: ## make constraints.txt and workers/requirements.txt again from pyproject.
 	mv lock.new tests/official/requirements-1.30.txt
 	{ sed '/^#/!Q' tests/fuzz/requirements.txt; echo 'atheris==3.0.0' | $(COMPILE) --no-annotate -; } > lock.new
 	mv lock.new tests/fuzz/requirements.txt
-	{ sed '/^#/!Q' benchmarks/peer-requirements.txt; $(COMPILE) --no-annotate benchmarks/peer-requirements.in; } > lock.new
-	mv lock.new benchmarks/peer-requirements.txt
+	for name in peer profile; do \
+		{ sed '/^#/!Q' benchmarks/$$name-requirements.txt; $(COMPILE) --no-annotate benchmarks/$$name-requirements.in; } > lock.new \
+		&& mv lock.new benchmarks/$$name-requirements.txt || exit 1; \
+	done
 	cd tests/official && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --loglevel=error
 
 clean: ## remove what the other targets made
@@ -106,6 +112,10 @@ $(FUZZER): tests/fuzz/requirements.txt $(READY)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+
+$(SPY): benchmarks/profile-requirements.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 $(TYPESCRIPT): tests/official/package.json tests/official/package-lock.json

@@ -142,7 +142,7 @@ def _note(services: Services, rounds: int, speed: float) -> str:
     limits = ", ".join(f"{name} {value}" for name, value in UNLIMITED.items())
     return (
         f"Median (least to most) of {rounds} rounds in turn, each begun by the other side than the last; one front end"
-        f" and one worker each, on {machine(services.postgres_name, services.broker_name)}.\n\n"
+        f" and one worker each, on {machine(*services.described)}.\n\n"
         f"Every request has the token of one of {OWNERS} owners, a connection always the same; lone tasks go round."
         " Calls, polls and open tasks are counted and compared as always, with numbers that a load generator does not"
         f" reach ({limits}); the peer has no such limits. Polls are of tasks that have ended, {POLLED_EACH} of each"

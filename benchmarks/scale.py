@@ -63,7 +63,7 @@ def main() -> None:
             tempfile.TemporaryDirectory(prefix="taskengine-scale-") as folder,
             Site(Path(folder), options.size) as site,
         ):
-            services = (site.services.postgres_name, site.services.broker_name)
+            services = site.services.described
             for figure in MEASURES[name](site):
                 figures.append(figure)
                 print(f"  {figure.what}: {figure.figure} (goal: {figure.goal or '-'}; met: {figure.met})", flush=True)

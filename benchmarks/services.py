@@ -24,9 +24,10 @@ from taskengine.embedded import EmbeddedServices
 from taskengine.store import migrate
 from tests.services import BROKER_VARIABLE, DATABASE_VARIABLE
 
-__all__ = ["Services", "execute", "namespace", "running_services"]
+__all__ = ["STATISTICS", "Services", "execute", "namespace", "running_services"]
 
 STATISTICS = "pg_stat_statements"
+_TOLD = ("fsync", "synchronous_commit", "autovacuum", "shared_buffers")
 _VERSIONS = {"valkey": "valkey_version", "redis": "redis_version"}
 
 
@@ -55,6 +56,13 @@ class Services:
         name = str(told.get("server_name", "redis"))
         self.broker_name = f"{name.capitalize()} {told[_VERSIONS[name]]}"
         self.broker = _local(int(told["process_id"]), name, BROKER_VARIABLE)
+
+    @property
+    def described(self) -> tuple[str, str]:
+        """What both are, with those settings of PostgreSQL that figures depend on most."""
+        ((*values,),) = self.sql(f"SELECT {', '.join(f'current_setting({each!r})' for each in _TOLD)}")
+        settings = ", ".join(f"{name} {value}" for name, value in zip(_TOLD, values, strict=True))
+        return f"{self.postgres_name} ({settings})", self.broker_name
 
     def sql(self, statement: str, *values: Any, url: str | None = None, timeout_s: float = 600) -> list[Any]:
         """The rows of one statement. Not to be called on a running event loop."""

@@ -57,19 +57,20 @@ class Side:
     @contextmanager
     def running(self, log: Path) -> Iterator[tuple[Machine, ...]]:
         """Its processes, front end first; they answer."""
-        with self._started(log) as started:
+        with self.started(log) as started:
             uvloop.run(self._answers(log))
             yield started
 
     @asynccontextmanager
     async def answering(self, log: Path) -> AsyncIterator[None]:
         """The same on a running event loop."""
-        with self._started(log):
+        with self.started(log):
             await self._answers(log)
             yield
 
     @contextmanager
-    def _started(self, log: Path) -> Iterator[tuple[Machine, ...]]:
+    def started(self, log: Path) -> Iterator[tuple[Machine, ...]]:
+        """The same, not waited for."""
         with ExitStack() as stack, log.open("ab") as output:
             processes = []
             for command in self.commands:

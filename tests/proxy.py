@@ -14,9 +14,16 @@ class Proxy:
     """Stands between a client and the server of `url` (PostgreSQL's socket folder in `?host=` included); its own `url`
     leads through it."""
 
-    def __init__(self, url: str, tap: Callable[[], Callable[[bytes], None]] | None = None) -> None:
-        """`tap` gives each connection a function that sees every piece that its client sends."""
+    def __init__(
+        self,
+        url: str,
+        tap: Callable[[], Callable[[bytes], None]] | None = None,
+        answers: Callable[[], Callable[[bytes], None]] | None = None,
+    ) -> None:
+        """`tap` gives each connection a function that sees every piece that its client sends; `answers` one for those
+        that the server sends."""
         self._tap = tap
+        self._answers = answers
         self._parts = urlsplit(url)
         self._open = asyncio.Event()
         self._open.set()
@@ -61,7 +68,8 @@ class Proxy:
             await self._open.wait()
             far_reader, far_writer = await self._reach()
             seen = None if self._tap is None else self._tap()
-            await asyncio.gather(self._pump(reader, far_writer, seen), self._pump(far_reader, writer))
+            answered = None if self._answers is None else self._answers()
+            await asyncio.gather(self._pump(reader, far_writer, seen), self._pump(far_reader, writer, answered))
         finally:
             for each in (writer, far_writer):
                 if each is not None:

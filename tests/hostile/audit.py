@@ -21,6 +21,7 @@ LOCKED = (
     "workers/requirements.txt",
     "tests/official/requirements-1.30.txt",
     "benchmarks/peer-requirements.txt",
+    "benchmarks/profile-requirements.txt",
     "tests/fuzz/requirements.txt",
 )
 PATIENCE_S = 30
