@@ -52,12 +52,22 @@ class _Call:
     heard: int = 0
     """So many writes are heard before."""
     tape: list[Any] = field(default_factory=list)
-    """What the database said: the rows of a statement, or the rows of each of a transaction's."""
+    """What the database was asked and said: a statement and its rows, or a list of those of a transaction."""
     told: list[Any] = field(default_factory=list)
     """What is still to be said once more instead of asking the database."""
 
-    def committed(self, rows: Any, *, wrote: bool) -> None:
-        self.tape.append(rows)
+    def again(self, asked: str | None) -> Any:
+        """What the database said to this statement, or in a transaction (None); None where there was another then.
+
+        A method may go another way the second time, by what its process has learned (`bounds.Gate`): it asks then.
+        """
+        if self.told and asked == (None if isinstance(self.told[0], list) else self.told[0][0]):
+            return self.told.pop(0)
+        self.told.clear()
+        return None
+
+    def committed(self, said: Any, *, wrote: bool) -> None:
+        self.tape.append(said)
         if self.deaf and wrote:
             self.heard -= 1
             if self.heard < 0:
@@ -81,13 +91,14 @@ def unheard(after: int = 0) -> Iterator[None]:
 class _Recorded(Transaction):
     def __init__(self, connection: Any) -> None:
         super().__init__(connection)
-        self.rows: list[Rows] = []
+        self.said: list[tuple[str, Rows]] = []
         self.wrote = False
 
     async def execute(self, statement: Executable | Prepared, values: Mapping[str, Any] | None = None) -> Rows:
         rows = await super().execute(statement, values)
-        self.rows.append(rows)
-        self.wrote |= _writes(statement, values)
+        sql = _sql(statement, values)
+        self.said.append((sql, rows))
+        self.wrote |= _writes(sql)
         return rows
 
     async def execute_many(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -98,11 +109,13 @@ class _Recorded(Transaction):
 class _Told(Transaction):
     """One that has been: the same rows again."""
 
-    def __init__(self, rows: list[Rows]) -> None:
-        self._rows = iter(rows)
+    def __init__(self, said: list[tuple[str, Rows]]) -> None:
+        self._said = list(said)
 
-    async def execute(self, *_: Any) -> Rows:
-        return next(self._rows)
+    async def execute(self, statement: Executable | Prepared, values: Mapping[str, Any] | None = None) -> Rows:
+        sql, rows = self._said.pop(0)
+        assert sql == _sql(statement, values), "another statement than the first time"
+        return rows
 
     async def execute_many(self, *_: Any) -> None:
         pass
@@ -110,32 +123,35 @@ class _Told(Transaction):
 
 class DoubtfulDatabase(Database):
     async def run(self, statement: Executable | Prepared, values: Mapping[str, Any] | None = None) -> Rows:
-        call = _CALL.get()
-        if call is not None and call.told:
-            rows: Rows = call.told.pop(0)
-            return rows
+        call, sql = _CALL.get(), _sql(statement, values)
+        said: tuple[str, Rows] | None = None if call is None else call.again(sql)
+        if said is not None:
+            return said[1]
         rows = await super().run(statement, values)
         if call is not None:
-            call.committed(rows, wrote=_writes(statement, values))
+            call.committed((sql, rows), wrote=_writes(sql))
         return rows
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         call = _CALL.get()
-        if call is None:
-            async with super().transaction() as connection:
-                yield connection
-        elif call.told:
-            yield _Told(call.told.pop(0))
-        else:
-            async with super().transaction() as connection:
-                recorded = _Recorded(connection._connection)
-                yield recorded
-            call.committed(recorded.rows, wrote=recorded.wrote)
+        said = None if call is None else call.again(None)
+        if said is not None:
+            yield _Told(said)
+            return
+        async with super().transaction() as connection:
+            recorded = _Recorded(connection._connection)
+            yield recorded
+        if call is not None:
+            call.committed(recorded.said, wrote=recorded.wrote)
 
 
-def _writes(statement: Executable | Prepared, values: Mapping[str, Any] | None) -> bool:
-    return _WRITES.search(_text(statement, values or {})[0]) is not None
+def _sql(statement: Executable | Prepared, values: Mapping[str, Any] | None) -> str:
+    return _text(statement, values or {})[0]
+
+
+def _writes(sql: str) -> bool:
+    return _WRITES.search(sql) is not None
 
 
 NOUNS = (
