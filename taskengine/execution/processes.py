@@ -268,9 +268,10 @@ async def _asked(port: DurablePort, message: dict[str, Any]) -> Any:
 
 
 class ToolProcesses:
-    """As many processes as there are sync slots, started when first needed, and a spare one.
+    """As many processes as there were sync calls at once, up to the sync slots, and a spare one.
 
-    The spare is for the call whose process has died: it begins anew at once, and not after the start of a process.
+    The spare is for the next call, and for the one whose process has died: it begins anew at once, and not after the
+    start of a process.
     """
 
     def __init__(self, target: str, size: int) -> None:
@@ -279,22 +280,29 @@ class ToolProcesses:
         self._idle: list[ToolProcess] = []
         self._taken: set[ToolProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
+        self._wanting = 0
+        """Calls that have no process yet."""
         self._families = Families()
 
     async def warm(self) -> None:
-        """Start all of them ahead of the first call; one that cannot start says so then, and again at its call."""
+        """Start the spare ahead of the first call; if it cannot start it says so then, and again at its call."""
         self._refill()
         await asyncio.gather(*self._starting)
 
     async def take(self) -> ToolProcess:
         """An idle process, or a new one. Raises ProcessDied."""
-        process = self._pop()
-        if process is None and self._starting:  # no second start beside one that is under way
-            await asyncio.wait(self._starting, return_when=asyncio.FIRST_COMPLETED)
+        self._wanting += 1
+        try:
+            self._refill()
             process = self._pop()
-        if process is None:
-            process = await ToolProcess.start(self._target, self._families)
-        self._taken.add(process)
+            while process is None and self._starting:  # no second start beside one that is under way
+                await asyncio.wait(self._starting, return_when=asyncio.FIRST_COMPLETED)
+                process = self._pop()
+            if process is None:
+                process = await ToolProcess.start(self._target, self._families)
+            self._taken.add(process)
+        finally:
+            self._wanting -= 1
         self._refill()
         return process
 
@@ -331,7 +339,7 @@ class ToolProcesses:
             if process in self._idle:
                 self._idle.remove(process)
         there = len(self._idle) + len(self._taken) + len(self._starting)
-        for _ in range(self._most - there):
+        for _ in range(min(self._most, len(self._taken) + self._wanting + SPARE) - there):
             start = asyncio.get_running_loop().create_task(self._start())
             self._starting.add(start)
             start.add_done_callback(self._starting.discard)

@@ -19,9 +19,9 @@ LEASE_S = 15.0
 
 @fault("child killed", bar_s=1.0, phase=PHASE, share=20, quiet=True)
 async def child_killed(run: Run) -> list[float]:
-    """kill -9 of a process that runs a sync tool, in a worker that has its processes"""
+    """kill -9 of a process that runs a sync tool, in a worker that has one to spare"""
+    (view,) = await run.hold("probe_sync", 1, seconds=20)
     await run.site.warm()
-    (view,) = await run.hold("probe_sync", 1)
     start = run.starts(view)[-1]
     at = time.time()
     psutil.Process(start.pid).kill()
@@ -31,10 +31,10 @@ async def child_killed(run: Run) -> list[float]:
 @fault("child killed that has children", bar_s=1.0, phase=PHASE, share=2, quiet=True)
 async def parent_killed(run: Run) -> list[float]:
     """kill -9 of a tool's process that has started another: that one is gone within 10 s, and no lock is left by it"""
-    await run.site.warm()
-    (view,) = await run.hold("brood", 1)
+    (view,) = await run.hold("brood", 1, seconds=20)
     tool = psutil.Process(run.starts(view)[-1].pid)
     await run.until(lambda: bool(tool.children()), "the tool starts another process")
+    await run.site.warm()
     child = tool.children()[0]
     at = time.time()
     tool.kill()

@@ -236,12 +236,11 @@ class Site:
         return psutil.Process(child.pid)
 
     async def warm(self) -> None:
-        """Each worker has the tool processes it keeps, with the one to spare, and they have had the time to load."""
-        wanted = self.settings(far=False).sync_slots + 1
+        """Each worker has a tool process to spare, and those it has had the time to load."""
         until = time.monotonic() + WARM_UP_S
         while time.monotonic() < until:
             born = [[each.create_time() for each in self._tool_processes(child.pid)] for child in self.workers.values()]
-            if all(len(each) >= wanted and time.time() - max(each) > LOADED_S for each in born):
+            if all(each and time.time() - max(each) > LOADED_S for each in born):
                 return
             await asyncio.sleep(0.1)
 

@@ -258,6 +258,7 @@ async def test_the_call_after_a_death_finds_a_process_that_is_there(processes: T
     """No start of a process stands between a killed tool and its next attempt."""
     await processes.warm()
     first, second = await processes.take(), await processes.take()
+    await processes.warm()
     there = {child.pid for child in psutil.Process().children()}
     os.kill(first.pid, signal.SIGKILL)
     while first.alive:
