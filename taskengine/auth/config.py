@@ -121,9 +121,12 @@ def is_scope(text: str) -> bool:
 def canonical_uri(url: str) -> str:
     """The one form of a server's address: scheme and host in lower case, no default port, no slash at the end
     (X-AUTH-18). Raises ValueError for what cannot be one."""
-    parts = urlsplit(url.strip())
+    url = url.strip()
+    parts = urlsplit(url)
     scheme = parts.scheme.lower()
-    if scheme not in DEFAULT_PORTS or not parts.hostname or parts.fragment or parts.username is not None:
+    # What is left out when an address is taken apart (line breaks, tabs) would make two of them one.
+    clean = url.isprintable() and " " not in url
+    if not clean or scheme not in DEFAULT_PORTS or not parts.hostname or parts.fragment or parts.username is not None:
         raise ValueError("give an address such as https://tools.example.com/mcp, without fragment, name and password")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = "" if parts.port in {None, DEFAULT_PORTS[scheme]} else f":{parts.port}"

@@ -163,7 +163,16 @@ def test_the_address_has_one_form() -> None:
     """X-AUTH-18."""
     assert canonical_uri("HTTPS://Tools.Example:443/mcp/") == "https://tools.example/mcp"
     assert canonical_uri("http://[::1]:8080/MCP") == "http://[::1]:8080/MCP"
-    for wrong in ("", "mcp", "ftp://x/y", "https://", "https://a@b/c", "https://x:port/"):
+    for wrong in (
+        "",
+        "mcp",
+        "ftp://x/y",
+        "https://",
+        "https://a@b/c",
+        "https://x:port/",
+        "https://to\tols/",
+        "http://a/ /",
+    ):
         with pytest.raises(ValueError):
             canonical_uri(wrong)
 

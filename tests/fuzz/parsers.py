@@ -240,7 +240,7 @@ SEEDS: Mapping[str, list[bytes]] = {
         dumps({"iss": ISSUER.issuer, "sub": "ann", "client_id": "a", "aud": [AUDIENCE], "exp": 1e9, "scope": "a b"}),
         b'{"sub":"\\ud800\\u0000","azp":"b","token_use":"access","exp":1e999,"scp":["a",1],"cnf":null}',
     ],
-    "uri": [b"https://Tools.example:443/mcp/", b"http://[::1]:8000/?a=b", b"https://user@host"],
+    "uri": [b"https://Tools.example:443/mcp/", b"http://[::1]:8000/?a=b", b"https://user@host", b"http://a/ /"],
     "given_back": [b"tsk_AbC-123", _STREAM[:-4].encode(), f"{_STREAM[:-4]}.1.a1.".encode()],
     "place": [b"12.a1.0_5", b"0.b2..question", "١٢.c3.1e308".encode()],
     "stored": [b"{}", b"3f9a01c2:AAAA", base64.b64encode(bytes(28))],
