@@ -84,7 +84,7 @@ class Janitor:
         lease_s = self._settings.lease.total_seconds()
         due = await self._store.upkeep.look(lease_s, UNHEARD_S, thorough=self._looks % THOROUGH_EVERY == 0)
         looked_at, self._looked_at = self._looked_at, time.monotonic()
-        if self._looked_at - looked_at > lease_s * AWAY_FROM:
+        if self._looked_at - looked_at > LOOK_S + lease_s * AWAY_FROM:
             self._not_before["bury"] = self._looked_at + lease_s * BACK_WITHIN
         for name, chore, wanted, pause_s in self._list(due):
             if wanted and name not in self._chores and time.monotonic() >= self._not_before.get(name, 0.0):

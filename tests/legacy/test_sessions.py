@@ -185,13 +185,19 @@ def levels(messages: list[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
 async def test_what_nobody_foresaw_is_an_error_in_json_and_in_the_log(
-    peer: Peer, settings: Settings, method: str, caplog: pytest.LogCaptureFixture
+    settings: Settings, method: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = settings.database_url.get_secret_value()
-    await execute(url, "ALTER TABLE sessions RENAME COLUMN log_level TO another_level")
-    body = {"jsonrpc": "2.0", "method": "notifications/cancelled"} if method == "POST" else None
-    reply = await peer.request(method, json.dumps(body) if body else None, {"last-event-id": None})
-    await execute(url, "ALTER TABLE sessions RENAME COLUMN another_level TO log_level")
+    app = create_app(engine, settings)
+    async with front_end(app) as running, peer_of(running) as peer:
+        await peer.initialize(capabilities=ALL)
+
+        async def fail(*_: Any) -> Any:
+            raise ZeroDivisionError
+
+        for name in ("state", "end"):
+            monkeypatch.setattr(app.state.service.store.sessions, name, fail)
+        body = {"jsonrpc": "2.0", "method": "notifications/cancelled"} if method == "POST" else None
+        reply = await peer.request(method, json.dumps(body) if body else None, {"last-event-id": None})
     assert reply.status == 500
     assert reply.error["message"] == "Internal error: it is in the server's log"
     assert "internal error" in caplog.text

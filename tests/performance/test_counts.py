@@ -9,7 +9,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,9 @@ class Cost:
 POLL = Cost(statements=1, trips=1, commits=1)
 CREATE = Cost(statements=1, trips=1, commits=1, messages=1, commands=1)
 """At the front end, of a call that is answered with its task."""
-CREATE_OF_AN_OWNER = Cost(statements=1, trips=1, commits=1, messages=1, commands=2)
-"""The same where callers are told apart: the script that counts calls is the other command."""
+CREATE_OF_AN_OWNER = Cost(statements=2, trips=1, commits=1, messages=1, commands=2)
+"""The same where callers are told apart: the lock under which an owner's open tasks are counted goes ahead in the same
+round trip, and the script that counts calls is the other command, at most: some are counted ahead."""
 LIFE = Cost(statements=2, trips=2, commits=2, messages=0, commands=8)
 """At the worker, of a task that it hears of, runs and completes: the claim and the end. The commands are Celery's,
 which notes what it has fetched and forgets it again, in a transaction each."""
@@ -130,6 +131,12 @@ class Measured:
             while not await execute(self.database_url, "SELECT 1 FROM tasks WHERE id = $1 AND phase = 'done'", task_id):
                 await asyncio.sleep(0.02)
 
+    async def rung(self, count: int) -> None:
+        """So many doorbells have gone out since `begin`: a worker that helps itself may end a task before that."""
+        async with asyncio.timeout(60):
+            while sum(self.front.commands.sent[name] for name in PUBLISHED) < count:
+                await asyncio.sleep(0.02)
+
     def begin(self) -> None:
         self.front.begin()
         self.worker.begin()
@@ -150,6 +157,7 @@ async def running(settings: Settings, processes: Processes, token: str = "", **o
         task_id = await made.create()
         await made.until_done(task_id)
         await made.poll(task_id)
+        await made.rung(1)
         yield made
         await connection.close()
 
@@ -168,8 +176,10 @@ async def authenticated(settings: Settings, processes: Processes) -> AsyncIterat
 
 
 async def test_a_poll_is_one_statement_in_one_round_trip(measured: Measured) -> None:
+    measured.begin()
     task_id = await measured.create()
     await measured.until_done(task_id)
+    await measured.rung(1)
     measured.begin()
     for _ in range(TIMES):
         assert await measured.poll(task_id) == "completed"
@@ -179,10 +189,14 @@ async def test_a_poll_is_one_statement_in_one_round_trip(measured: Measured) -> 
 
 async def test_a_token_costs_a_poll_nothing_and_a_create_the_script_that_counts_calls(authenticated: Measured) -> None:
     authenticated.begin()
-    made = [await authenticated.create() for _ in range(TIMES)]
-    for task_id in made:
-        await authenticated.until_done(task_id)
-    assert authenticated.front.cost() == CREATE_OF_AN_OWNER, (
+    made = []
+    for _ in range(TIMES):
+        made.append(await authenticated.create())
+        await authenticated.until_done(made[-1])
+        await authenticated.rung(len(made))
+    cost = authenticated.front.cost()
+    assert cost.commands <= CREATE_OF_AN_OWNER.commands, authenticated.front.commands.sent
+    assert replace(cost, commands=CREATE_OF_AN_OWNER.commands) == CREATE_OF_AN_OWNER, (
         authenticated.front.statements.executed,
         authenticated.front.commands.sent,
     )
@@ -230,8 +244,9 @@ async def test_sixteen_at_once_share_round_trips_commits_and_messages(measured: 
 
 async def test_a_create_is_one_statement_in_one_round_trip_and_one_message(measured: Measured) -> None:
     measured.begin()
-    for _ in range(TIMES):
+    for number in range(TIMES):
         await measured.until_done(await measured.create())
+        await measured.rung(number + 1)
     assert measured.front.cost() == CREATE, (measured.front.statements.executed, measured.front.commands.sent)
 
 

@@ -243,7 +243,7 @@ async def test_a_free_slot_does_not_read_the_whole_backlog(store: Store, databas
     copies = "INSERT INTO tasks SELECT (jsonb_populate_record(t, jsonb_build_object({}))).* FROM tasks t, n"
     numbers = "WITH n AS (SELECT generate_series(1, 5000) n) "
     queue = "CASE WHEN n % 2 = 0 THEN 'default' ELSE 'default.sync' END"
-    plain = "'arguments', '{}', 'first', '{}'"  # what is sealed is sealed for its own row
+    plain = "'arguments', '{}', 'first', '{}', 'capabilities', '{}'"  # what is sealed is sealed for its own row
     changes = f"'id', 'c' || n, 'turn', t.turn + n, 'queue', {queue}, 'created_at', now(), {plain}"
     await execute(database_url, numbers + copies.format(changes))
     await execute(database_url, "ANALYZE tasks")
