@@ -293,7 +293,7 @@ class ToolProcesses:
         """An idle process, or a new one. Raises ProcessDied."""
         self._wanting += 1
         try:
-            self._refill()
+            self._refill(spare=0)  # what is wanted comes first
             process = self._pop()
             while process is None and self._starting:  # no second start beside one that is under way
                 await asyncio.wait(self._starting, return_when=asyncio.FIRST_COMPLETED)
@@ -331,7 +331,7 @@ class ToolProcesses:
             process.drop()
         return None
 
-    def _refill(self) -> None:
+    def _refill(self, spare: int = SPARE) -> None:
         """Start what is missing, in the background."""
         for process in [each for each in (*self._idle, *self._taken) if not each.alive]:
             process.drop()
@@ -339,7 +339,7 @@ class ToolProcesses:
             if process in self._idle:
                 self._idle.remove(process)
         there = len(self._idle) + len(self._taken) + len(self._starting)
-        for _ in range(min(self._most, len(self._taken) + self._wanting + SPARE) - there):
+        for _ in range(min(self._most, len(self._taken) + self._wanting + spare) - there):
             start = asyncio.get_running_loop().create_task(self._start())
             self._starting.add(start)
             start.add_done_callback(self._starting.discard)

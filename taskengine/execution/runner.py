@@ -24,6 +24,7 @@ __all__ = ["Runner"]
 logger = logging.getLogger("taskengine.execution")
 
 READY_WITHIN_S = 2.0
+WARM_AFTER_S = 2.0
 UNREGISTERED_S = 1.0
 """How long a worker that may claim nothing keeps a doorbell before it rings it for others."""
 
@@ -59,6 +60,7 @@ class Runner:
         """Under which worker ids the strays were claimed."""
         self._strays = Strays(settings.async_slots, lambda: len(self._attempts), worn)
         self._cleaning: asyncio.Task[None] | None = None
+        self._warming: asyncio.Task[None] | None = None
         self._tools = tuple(name for name, tool in engine.tools.items() if tool.durable)
         self.heartbeat = Heartbeat(settings, routes, self)
 
@@ -66,15 +68,16 @@ class Runner:
         """Begin to register. Processes for sync tools warm up meanwhile, so that the first call finds one ready."""
         self.heartbeat.start()
         if any(tool.durable and not tool.is_async for tool in self._engine.tools.values()):
-            self._keep(self._warm())
+            self._warming = self._loop.create_task(self._warm())
         cleanups = Cleanups(self._store, self._settings, self._processes)
         self._cleaning = self._loop.create_task(
             cleanups.look_for_ever(self._engine.tools, lambda: "" if self._draining else self.heartbeat.worker_id)
         )
 
     async def _warm(self) -> None:
-        """After the registration: processes that start beside it would only keep the worker from its first claim."""
+        """Some time after the registration: what starts beside it would only keep the worker from its first claims."""
         await asyncio.to_thread(self.heartbeat.wait_ready, READY_WITHIN_S)
+        await asyncio.sleep(WARM_AFTER_S)
         await self._processes.warm()
 
     def offer(self, doorbells: Sequence[Doorbell], settled: Callable[[], None]) -> None:
@@ -108,9 +111,10 @@ class Runner:
         for attempt in list(self._attempts.values()):
             attempt.stop(Stop.DRAIN)
         await self._until_idle(DRAIN_STOP_S + 2)
-        if self._cleaning is not None:
-            self._cleaning.cancel()
-            await asyncio.wait({self._cleaning}, timeout=1)
+        for work in (self._cleaning, self._warming):
+            if work is not None:
+                work.cancel()
+                await asyncio.wait({work}, timeout=1)
         await asyncio.to_thread(self.heartbeat.stop)
         await self._processes.close()
 

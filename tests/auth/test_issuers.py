@@ -271,6 +271,7 @@ async def test_an_answer_that_comes_drop_by_drop_is_given_up(monkeypatch: pytest
                 writer.write(b" ")
                 await writer.drain()
                 await asyncio.sleep(0.01)
+        writer.close()
         gone.set()
 
     async with await asyncio.start_server(drip, "127.0.0.1", 0) as dripping:

@@ -134,7 +134,8 @@ async def test_a_stop_does_not_wait_for_a_process_that_is_being_started(
     assert tool is not None
     claim = await claimed(store, tool=tool.name, queue=tool.route, arguments={"ledger": "unused"})
     rung: list[Doorbell] = []
-    attempt = Attempt(claim, tool, store=store, settings=settings, processes=ToolProcesses(APP, 1), ring=rung.append)
+    processes = ToolProcesses(APP, 1)
+    attempt = Attempt(claim, tool, store=store, settings=settings, processes=processes, ring=rung.append)
     running = asyncio.create_task(attempt.run())
     while not started:
         await asyncio.sleep(0.01)
@@ -142,6 +143,7 @@ async def test_a_stop_does_not_wait_for_a_process_that_is_being_started(
         await store.tasks.cancel(claim.task_id, OWNER)
     attempt.stop(reason)
     await asyncio.wait_for(running, 30)  # a start may take 60 s
+    await processes.close()  # it would be the next call's
     assert (await started[0].ended).signal == "SIGKILL"
     record = await store.tasks.get(claim.task_id, OWNER)
     if reason is Stop.CANCELLED:

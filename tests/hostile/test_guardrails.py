@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -173,7 +174,8 @@ async def test_those_that_are_being_answered_stay_and_the_next_is_told_to_wait(s
 
 
 async def test_a_stream_whose_client_has_gone_ends_although_more_was_asked_behind_it(settings: Settings) -> None:
-    async with front(settings) as served:
+    """Whoever asks more is not read from meanwhile: that he has gone shows at the latest by what is written to him."""
+    async with front(settings.model_copy(update={"keep_alive": timedelta(seconds=0.3)})) as served:
         async with line(served.running.url) as leaving:
             await leaving.send(LISTEN)
             assert await leaving.begins() == 200

@@ -4,6 +4,7 @@ not meet it."""
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A few requests, and no more for a long time."""
     monkeypatch.setattr("taskengine.server.budgets.BURST", BURST)
     monkeypatch.setattr("taskengine.server.budgets.BURST_PER_S", 0.0)
-    return settings.model_copy(update={"poll_rate": "2/day"})
+    return settings.model_copy(update={"poll_rate": "2/day", "keep_alive": timedelta(seconds=0.3)})
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ async def hands(store: Store) -> Hands:
 
 
 def limited(settings: Settings, most: int) -> Settings:
-    return settings.model_copy(update={"max_streams_per_owner": most})
+    return settings.model_copy(update={"max_streams_per_owner": most, "keep_alive": timedelta(seconds=0.3)})
 
 
 async def test_subscriptions_at_all_front_ends_are_limited_together(settings: Settings, hands: Hands) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
@@ -149,7 +150,8 @@ async def test_what_a_session_may_not_have_is_recorded(settings: Settings, store
 async def test_coming_back_to_a_task_that_is_gone_is_recorded(
     settings: Settings, hands: Hands, store: Store, database_url: str
 ) -> None:
-    async with legacy.serving(engine, settings) as peer:
+    quick = settings.model_copy(update={"keep_alive": timedelta(seconds=0.3)})
+    async with legacy.serving(engine, quick) as peer:
         await peer.initialize(capabilities=legacy.ALL)
         task_id = await peer.begin("report", {"ledger": "x", "month": "May"})
         async with peer.stream("tasks/result", {"taskId": task_id}) as stream:
