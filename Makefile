@@ -112,6 +112,7 @@ $(FUZZER): tests/fuzz/requirements.txt $(READY)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@touch $@
 
 $(SPY): benchmarks/profile-requirements.txt
 	$(PYTHON) -m venv --clear $(@D)

@@ -112,7 +112,7 @@ class Settings(BaseSettings):
         None,
         ge=0,
         description="Most streams of one owner that are open at all front ends together (docs/limits.md); 0 for no "
-        "limit. Without it 100 where callers are authorized, else no limit.",
+        "limit. Without it 1000 where callers are authorized, else no limit.",
     )
     keep_alive: Duration = Field(
         timedelta(seconds=15), gt=timedelta(0), description="Interval of comment lines on open streams."

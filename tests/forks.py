@@ -111,12 +111,14 @@ class Forks:
         assert told, "the process that forks has ended"
         pid, code = json.loads(told)
         if code is None:
+            self._codes.pop(pid, None)  # of one long gone: the numbers come round again
             self._made.append(pid)
         else:
             self._codes[pid] = code
         return True
 
     def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._process.wait()
 

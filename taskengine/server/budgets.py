@@ -29,7 +29,7 @@ from taskengine.wire.jsonrpc import INVALID_PARAMS, RpcError, dumps
 __all__ = ["Budgets"]
 
 OPEN_TASKS = 1_000
-STREAMS = 100
+STREAMS = 1_000
 CALLS = "600/minute"
 POLLS = "600/minute"
 """The defaults of the settings of the same kind, for callers that are told apart."""
@@ -40,6 +40,8 @@ BURST_PER_S = 1.0
 EARLY = 0.8
 """A poll is on time from this share of the suggested interval on: clocks and networks are not exact."""
 MOST_POLLED = 50_000
+RESULT = "result"
+"""Noted beside a task whose result may be asked for at once."""
 MOST_OWNERS = 10_000
 STREAMS_RETRY_S = 5.0
 
@@ -93,11 +95,13 @@ class Budgets:
                 {"limit": "argument_bytes", "most": most},
             )
 
-    async def polling(self, caller: Caller, task_id: str) -> None:
+    async def polling(self, caller: Caller, task_id: str, *, of_result: bool = False) -> None:
         """One more look at a task. On time it costs nothing; what comes sooner than was suggested is the first thing to
         be limited (M-TASK-43). Raises LimitReached, which says when the next is on time."""
         rate = self._rate(self._settings.poll_rate, caller, POLLS)
         if rate is None:
+            return
+        if of_result and self._due.pop((caller.owner, f"{task_id} {RESULT}"), None) is not None:
             return
         now = time.monotonic()
         due = self._due.get((caller.owner, task_id), now + 1)  # of a task that nobody has seen yet, it is not known
@@ -116,18 +120,20 @@ class Budgets:
             raise LimitReached("polls", f"You ask for more than {rate}", retry_s)
 
     def polled(self, caller: Caller, record: TaskRecord, *, result_apart: bool = False) -> None:
-        """The caller was told how the task stands, and when to look again: with `result_apart` at once when it no
-        longer works, since what it came to, or asks, is got by another request."""
+        """The caller was told how the task stands, and when to look again; with `result_apart`, that it may ask for the
+        result at once when the task no longer works: what it came to, or asks, is got by another request."""
         if self._settings.poll_rate is None and caller.identity is None:
             return
         key = (caller.owner, record.id)
         if key not in self._due:
             self._give_back(caller.owner)
         interval = poll_interval(record.now - record.created_at, timedelta(milliseconds=record.poll_interval_ms))
-        wait_s = 0.0 if result_apart and record.status is not Status.WORKING else EARLY * interval.total_seconds()
-        self._due[key] = time.monotonic() + wait_s
-        self._due.move_to_end(key)
-        if len(self._due) > MOST_POLLED:
+        due = time.monotonic() + EARLY * interval.total_seconds()
+        apart = result_apart and record.status is not Status.WORKING
+        for each in (key, (caller.owner, f"{record.id} {RESULT}")) if apart else (key,):
+            self._due[each] = due
+            self._due.move_to_end(each)
+        while len(self._due) > MOST_POLLED:
             self._due.popitem(last=False)
 
     @asynccontextmanager

@@ -62,11 +62,15 @@ class Rates:
             return None
         most = max(1, min(AHEAD_MOST, rate.amount // AHEAD_SHARE))
         size = min(most, 2 * before.size) if before is not None and quick else 1
+        if before is not None and size > 1:
+            before.until = 0.0  # those that come meanwhile are counted one by one
         retry_s = await self._count(*key, size)
         if retry_s is not None and size > 1:
             size, retry_s = 1, await self._count(*key, 1)
-        if retry_s is None:
-            self._ahead[key] = _Ahead(size, size - 1, now + AHEAD_S)
+        held = self._ahead.get(key)
+        left = held.left if held is not None and now < held.until else 0
+        if retry_s is None and (size > 1 or not left):
+            self._ahead[key] = _Ahead(size, size - 1 + left, now + AHEAD_S)
             self._ahead.move_to_end(key)
             if len(self._ahead) > MOST_OWNERS:
                 self._ahead.popitem(last=False)

@@ -11,6 +11,7 @@ third is none any more: whoever opens it before the first has ended does not mea
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import secrets
 from collections.abc import AsyncIterator
@@ -71,6 +72,8 @@ class _Entry:
         self.key, self.name = key, name
         self.mine = 0
         """0 as long as Redis does not know it."""
+        self.entered = False
+        """It is open: before, Redis is being asked whether it may be."""
         self.over = False
 
 
@@ -99,8 +102,11 @@ class Streams:
         try:
             if not await self._enters(entry, most):
                 raise TooMany(most)
+            entry.entered = True
             if self._redis is not None and self._renewing is None:
-                self._renewing = asyncio.get_running_loop().create_task(self._renew_for_ever(), name="streams")
+                self._renewing = asyncio.get_running_loop().create_task(
+                    self._renew_for_ever(), name="streams", context=contextvars.Context()
+                )
             yield
         finally:
             here.discard(entry)
@@ -143,7 +149,7 @@ class Streams:
                 logger.exception("open streams could not be renewed; it is tried again")
 
     async def _renew_all(self) -> None:
-        entries = [entry for here in self._open.values() for entry in here]
+        entries = [entry for here in self._open.values() for entry in here if entry.entered]
         for first in range(0, len(entries), RENEWED_AT_ONCE):
             some = entries[first : first + RENEWED_AT_ONCE]
             with suppress(Away):

@@ -10,6 +10,7 @@ caller and action, without their tasks, and past as many again by action alone.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -111,7 +112,9 @@ class Trail:
         self._noted[key] = before + times, since
         self._some.set()
         if self._flushing is None:
-            self._flushing = asyncio.get_running_loop().create_task(self._flush_for_ever(), name="audit")
+            self._flushing = asyncio.get_running_loop().create_task(
+                self._flush_for_ever(), name="audit", context=contextvars.Context()
+            )
 
     async def stop(self) -> None:
         """Store what is left. What cannot be stored in time is said in the log, entry by entry."""

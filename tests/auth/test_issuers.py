@@ -260,7 +260,7 @@ async def test_keys_that_cannot_be_fetched_for_whatever_reason_make_their_issuer
 
 async def test_an_answer_that_comes_drop_by_drop_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte is there in time, the whole never is."""
-    monkeypatch.setattr(fetch, "LONGEST_S", 0.3)
+    monkeypatch.setattr(fetch, "LONGEST_S", 2.0)
     gone = asyncio.Event()
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -114,6 +114,19 @@ async def test_results_that_are_there_are_polls_and_one_look_after_the_end_is_no
         assert replies[-1].refused == (200, -31010)
 
 
+async def test_how_a_task_ended_can_not_be_asked_for_again_and_again_for_nothing(
+    settings: Settings, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L-TASK-63."""
+    monkeypatch.setattr("taskengine.server.budgets.EARLY", 3600.0)
+    async with legacy.serving(engine, settings) as peer:
+        await peer.initialize()
+        task_id = await peer.begin("job")
+        await hands.complete(await hands.take(), "whole")
+        replies = [await peer.send("tasks/get", {"taskId": task_id}) for _ in range(1 + BURST + 3)]
+        assert [("error" in reply.body) for reply in replies] == [False] * (1 + BURST + 2) + [True]
+
+
 async def test_tasks_can_be_answered_and_cancelled_without_waiting_where_no_rate_is_set(settings: Settings) -> None:
     """Where callers are not told apart there is none by default."""
     async with serving(engine, settings.model_copy(update={"poll_rate": None})) as peer:

@@ -66,6 +66,7 @@ async def test_whoever_asks_often_is_counted_ahead_and_never_gets_more_than_his_
         return await count(self, *which)
 
     monkeypatch.setattr(Rates, "_count", counting)
+    monkeypatch.setattr("taskengine.server.rates.AHEAD_S", 3600.0)  # however slow the machine is
     rate, first, second = parse("1000/hour"), rates(), rates()
     while await first.hit(rate, "calls", "ann") is None:
         if sum(counted) >= 500:
@@ -75,6 +76,24 @@ async def test_whoever_asks_often_is_counted_ahead_and_never_gets_more_than_his_
     while await second.hit(rate, "calls", "ann") is None:
         passed += 1
     assert 480 <= passed <= 500
+
+
+async def test_those_who_ask_at_the_same_time_are_not_counted_for_more_than_they_are(
+    rates: Callable[[], Rates], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    count = Rates._count
+
+    async def counting(self: Rates, *which: Any) -> float | None:
+        counted.append(which[-1])
+        return await count(self, *which)
+
+    monkeypatch.setattr(Rates, "_count", counting)
+    monkeypatch.setattr("taskengine.server.rates.AHEAD_S", 3600.0)
+    rate, one = parse("600/minute"), rates()
+    for _ in range(20):
+        assert await asyncio.gather(*(one.hit(rate, "calls", "ann") for _ in range(4))) == [None] * 4
+    assert sum(counted) <= 80 + 12
 
 
 @pytest.mark.parametrize("broker", ["redis://127.0.0.1:{port}/0", "amqp://127.0.0.1:{port}//"])

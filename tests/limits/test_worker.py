@@ -59,9 +59,9 @@ async def copies(calls: Calls, url: str, task_id: str, many: int) -> None:
     """So many more calls like this one, each with the turn after the one before and a doorbell of its own."""
     await execute(
         url,
-        "INSERT INTO tasks SELECT (jsonb_populate_record(t,"
-        " jsonb_build_object('id', t.id || '-' || n, 'turn', nextval('turns')))).*"
-        f" FROM tasks t, generate_series(1, {many}) n WHERE t.id = $1",
+        f"INSERT INTO tasks SELECT c.* FROM tasks t, generate_series(1, {many}) n,"
+        " LATERAL jsonb_populate_record(t, jsonb_build_object('id', t.id || '-' || n, 'turn', nextval('turns'))) c"
+        " WHERE t.id = $1",
         task_id,
     )
     for n in range(1, many + 1):

@@ -38,7 +38,7 @@ async def get_task(call: Call) -> dict[str, Any]:
 async def get_result(call: Call, exchange: Exchange, framing: Labelled) -> Any:
     """What the call would have returned, once the task has ended (L-TASK-28, L-TASK-30)."""
     task_id = call.task_id()
-    await call.service.budgets.polling(call.caller, task_id)
+    await call.service.budgets.polling(call.caller, task_id, of_result=True)
     record = await call.service.store.tasks.get(task_id, call.caller.owner)
     call.service.budgets.polled(call.caller, record)
     if record.terminal:
