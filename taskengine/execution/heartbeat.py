@@ -33,6 +33,7 @@ FENCE_AT = 2 / 3
 LOOK_WITHIN_S = 1.5
 """How often it looks at what it holds, however long the lease: a cancel whose notice was lost is found by that."""
 STALL_WARNING_S = 3.0
+HAND_BACK_S = 1.0
 STRAY_AFTER_S = 1.0
 
 
@@ -125,14 +126,15 @@ class Heartbeat:
                 await present.wait()
             while not self._stopping.is_set():
                 await self._beat(store, presence_key)
+                await self._hand_back(store)
                 heard.clear()
                 if not self._stopping.is_set():
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(min(self._lease_s / RENEWALS_PER_LEASE, LOOK_WITHIN_S)):
                             await heard.wait()
+            await self._hand_back(store)
             if self.worker_id:
                 with contextlib.suppress(StoreUnavailable):
-                    await self._resign(store)
                     await store.workers.leave(self.worker_id)
         finally:
             for watchdog in watchdogs:
@@ -144,7 +146,6 @@ class Heartbeat:
         started, worker_id = time.monotonic(), self.worker_id
         try:
             async with asyncio.timeout(self._lease_s * FENCE_AT / 2):
-                await self._resign(store)
                 ours, held = self._heart.running(), frozenset[tuple[str, int]]()
                 if not worker_id:
                     await self._register(store, presence_key)
@@ -164,6 +165,16 @@ class Heartbeat:
             logger.warning("the lease was not renewed: %s", error)
         except Exception:  # without a heartbeat this worker would go on as a zombie
             logger.exception("the lease was not renewed; it is tried again")
+
+    async def _hand_back(self, store: Store) -> None:
+        """Resign, with an end: a row that somebody has locked must not keep this worker from its lease."""
+        try:
+            async with asyncio.timeout(HAND_BACK_S):
+                await self._resign(store)
+        except (StoreUnavailable, TimeoutError) as error:
+            logger.debug("what was stopped is not handed back yet: %s", error)
+        except Exception:
+            logger.exception("what was stopped is not handed back yet; it is tried again")
 
     async def _resign(self, store: Store) -> None:
         """Give back what ran here when the lease could not be renewed: it was stopped, which is no fault of a task.

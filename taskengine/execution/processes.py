@@ -51,8 +51,11 @@ class NotBegun(ProcessDied):
 
 
 class ToolProcess:
-    def __init__(self, process: Spawned, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, process: Spawned, connection: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._process = process
+        self._socket = connection
         self._reader = reader
         self._writer = writer
         self._call = 0
@@ -86,7 +89,7 @@ class ToolProcess:
             process.kill()
             ours.close()
             raise
-        self = cls(process, reader, writer)
+        self = cls(process, ours, reader, writer)
         try:
             ready = await asyncio.wait_for(read_frame(reader), START_TIMEOUT_S)
         except BaseException as error:
@@ -223,8 +226,8 @@ class ToolProcess:
 
     def _read_to_the_end(self, _: object) -> None:
         """What it has sent is read, and nothing more is waited for: a daemon that it forked may have the socket too."""
-        with contextlib.suppress(OSError, AttributeError):
-            self._writer.get_extra_info("socket").shutdown(socket.SHUT_RD)
+        with contextlib.suppress(OSError):  # not by the transport, whose idea of a socket cannot do that on every loop
+            self._socket.shutdown(socket.SHUT_RD)
 
     def _send(self, message: dict[str, Any]) -> None:
         self._writer.write(pack(message))

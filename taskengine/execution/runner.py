@@ -65,7 +65,7 @@ class Runner:
         self.heartbeat = Heartbeat(settings, routes, self)
 
     def start(self) -> None:
-        """Begin to register. Processes for sync tools warm up meanwhile, so that the first call finds one ready."""
+        """Begin to register. A process for sync tools starts when that is done, or with the first call."""
         self.heartbeat.start()
         if any(tool.durable and not tool.is_async for tool in self._engine.tools.values()):
             self._warming = self._loop.create_task(self._warm())

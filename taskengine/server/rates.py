@@ -23,7 +23,7 @@ from taskengine.server.shared import Away, Shared, digest
 
 __all__ = ["Rates"]
 
-AHEAD_S = 1.0
+AHEAD_S = 5.0
 """For how long what was counted ahead may be used."""
 AHEAD_SHARE = 50
 AHEAD_MOST = 64

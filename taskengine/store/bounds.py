@@ -5,7 +5,7 @@ owner and then, in the same round trip, counts and inserts. A lone one shares th
 creates of others that have not committed, of which there are never more than connections, so it goes through only where
 there is room for all of them besides. Several of one owner in one batch, and one that is closer to the bound, take the
 lock for themselves; that waits for those others, and nothing is unseen. So creates of one owner wait for each other
-only where they come in crowds or close to a bound, and those of different owners never do.
+only where they come in crowds or close to a bound, and those of different owners only close to the bound of all.
 
 The lock is taken by an execution of its own before the creates of a batch: what a statement sees is as old as its
 beginning, and one that waited for the lock itself would not see what was created meanwhile.

@@ -196,10 +196,11 @@ class Database:
         self._pool = Pool(self._connect, self._size, POOL_TIMEOUT_S)
 
     async def _connect(self) -> Any:
+        planning = self._planning
         try:
             return await self._connected()
         except asyncpg.ProtocolViolationError:
-            if not self._planning:
+            if not planning:
                 raise
             self._planning = {}  # a pooler lets no client set these: it goes without
             return await self._connected()

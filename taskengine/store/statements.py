@@ -14,6 +14,8 @@ from sqlalchemy import CTE, BindParameter, Executable, Subquery
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.sql.visitors import iterate
 
+from taskengine.lifecycle import Phase, Status
+
 __all__ = ["Prepared", "compiled", "prepared"]
 
 _DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]
@@ -62,7 +64,13 @@ def prepared(statement: Executable) -> Prepared:
 def compiled(
     statement: Executable, values: Mapping[str, Any], columns: list[str] | None = None
 ) -> tuple[str, list[Any]]:
-    """The same for one that was built just now. `columns` are those of an INSERT that names none."""
+    """The same for one that was built just now. `columns` are those of an INSERT that names none.
+
+    Statuses and phases stand in the text: the one plan of a session uses a partial index only where its condition does.
+    """
+    for part in _parts(statement, set()):
+        if isinstance(part, BindParameter) and part.unique and isinstance(part.value, Status | Phase):
+            part.literal_execute = True
     kept: Any = statement
     # The one name of SQLAlchemy's here that is not public: its own engines find the text of a statement this way.
     text, extracted, *_ = kept._compile_w_cache(  # noqa: SLF001

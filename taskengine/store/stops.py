@@ -39,7 +39,7 @@ from taskengine.store.tables import tasks, workers
 __all__ = ["Stops", "Unfinished"]
 
 _SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
-_OPEN = and_(tasks.c.status == Status.CANCELLED, tasks.c.stopped_at.is_(None), tasks.c.attempt > 0)
+_OPEN = and_(tasks.c.status == Status.CANCELLED, tasks.c.stopped_at.is_(None), tasks.c.attempt > literal_column("0"))
 """As the partial index `ix_tasks_stopping` has it."""
 
 NOTICED_WITHIN_S = 2.0

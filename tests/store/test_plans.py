@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -9,7 +11,8 @@ import pytest
 
 from taskengine.settings import Settings
 from taskengine.store import Store
-from taskengine.store.database import Database
+from taskengine.store import database as database_module
+from taskengine.store.database import _PLANNING, Database
 from tests.store.calls import OWNER, RESULT, new_task, worker
 
 PLANNED = "SELECT statement, custom_plans FROM pg_prepared_statements WHERE statement !~ 'pg_'"
@@ -30,6 +33,57 @@ async def test_what_every_task_meets_is_planned_once_in_a_session(settings: Sett
         assert [row["statement"] for row in planned if row["custom_plans"]] == []
     finally:
         await store.close()
+
+
+STEPS: dict[str, Callable[[Store, str], Awaitable[object]]] = {
+    "cancel: ix_tasks_children": lambda store, task_id: store.tasks.cancel(task_id, OWNER),
+    "cancel_orphans: ix_tasks_children": lambda store, _: store.children.cancel_orphans(),
+    "wake_due: ix_tasks_wake": lambda store, _: store.waits.wake_due(),
+    "due_in_s: ix_tasks_wake": lambda store, _: store.waits.due_in_s(),
+    "take: ix_tasks_stopping": lambda store, _: store.stops.take("w1", ["count"], 1.0),
+    "ring_again: ix_tasks_due": lambda store, _: store.upkeep.ring_again("default", 1.0, 10),
+    "extend: ix_tasks_alive": lambda store, _: store.upkeep.extend(),
+}
+"""Repairs and what is rarer, each with the partial index that it lives by."""
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_the_one_plan_of_a_session_uses_the_partial_indexes(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    store = await Store.open(settings)
+    try:
+        record, _ = await store.tasks.create(new_task())
+        await worker(store, "w1")
+        sent: list[str] = []
+        text = database_module._text
+
+        def noting(statement: Any, values: Any) -> Any:
+            found = text(statement, values)
+            sent.append(found[0])
+            return found
+
+        monkeypatch.setattr(database_module, "_text", noting)
+        await STEPS[step](store, record.id)
+        monkeypatch.undo()
+        plans = [await plan_of(database_url, statement) for statement in sent]
+        index = step.split(": ")[1]
+        assert any(index in plan for plan in plans), "\n\n".join(plans)
+        assert not any("Seq Scan on tasks" in plan for plan in plans), "\n\n".join(plans)
+    finally:
+        await store.close()
+
+
+async def plan_of(url: str, statement: str) -> str:
+    """As the engine's sessions make theirs, for values that are not known."""
+    connection = await asyncpg.connect(url, server_settings=_PLANNING)
+    try:
+        await connection.execute(f"PREPARE statement AS {statement}")
+        values = ", ".join(["NULL"] * max(map(int, re.findall(r"\$(\d+)", statement)), default=0))
+        rows = await connection.fetch(f"EXPLAIN EXECUTE statement{f'({values})' if values else ''}")
+        return "\n".join(row[0] for row in rows)
+    finally:
+        await connection.close()
 
 
 async def test_a_pooler_that_lets_nobody_choose_plans_is_used_without(
