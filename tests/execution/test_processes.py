@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import uvloop
 
 from taskengine.execution import processes as module
 from taskengine.execution import spawned
@@ -197,19 +198,24 @@ async def test_what_a_tool_has_started_is_killed_with_its_process(
             await asyncio.sleep(0.01)
 
 
-async def test_a_fork_that_has_left_the_family_hides_no_death(
-    families: Families, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_fork_that_has_left_the_family_hides_no_death(
+    families: Families, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], None]
 ) -> None:
-    """It holds the socket, whose end is never read while it lives."""
+    """It holds the socket, whose end is never read while it lives; on the loop of workers as on any other."""
     monkeypatch.setattr(spawned, "kill_family", lambda _: None)
-    process, call, started = await _spawning(families, tmp_path / "ledger")
-    os.kill(process.pid, signal.SIGKILL)
-    async with asyncio.timeout(30):
-        with pytest.raises(ProcessDied):
-            await call
-    assert not any(_gone(each) for each in started)
-    for each in started:
-        each.kill()
+
+    async def dying() -> None:
+        process, call, started = await _spawning(families, tmp_path / "ledger")
+        os.kill(process.pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            with pytest.raises(ProcessDied):
+                await call
+        assert not any(_gone(each) for each in started)
+        for each in started:
+            each.kill()
+
+    run(dying())
 
 
 async def test_what_tools_have_started_ends_with_a_killed_worker(tmp_path: Path) -> None:
