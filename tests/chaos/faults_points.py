@@ -42,9 +42,9 @@ def _declare(name: str, action: str) -> None:
         if worker_dies:
             await run.site.warm()  # what is measured is the one that is left, not the start of its processes
             held = await run.hold_everywhere("probe", seconds=20)
-        triggers.arm(run.folder, name, action)
+        armed_s = triggers.arm(run.folder, name, action)
         views = [*await run.calls("doze", 2, seconds=0.3), *await run.calls("ask", 2), *await run.calls("endless", 1)]
-        entry = await run.fired(name)
+        entry = await run.fired(name, armed_s)
         if entry is None:
             raise Wrong(f"nobody passed {name}")
         recovered: list[float] = []
@@ -72,9 +72,9 @@ async def _a_worker_dies(run: Run, point: str) -> list[float]:
     await run.site.settled()
     views = await run.hold("probe", 4)
     name, held = run.victim(views)
-    triggers.arm(run.folder, point, "kill")
+    armed_s = triggers.arm(run.folder, point, "kill")
     at = await run.kill(name)
-    entry = await run.fired(point)
+    entry = await run.fired(point, armed_s)
     if entry is None:
         raise Wrong(f"nobody passed {point}")
     await run.gone(entry.pid)
@@ -97,12 +97,12 @@ async def killed_before_ringing(run: Run) -> list[float]:
 @fault("killed while it relays", phase=PHASE, share=1)
 async def killed_while_relaying(run: Run) -> list[float]:
     """the broker is emptied under waiting calls, and a worker killed that has noted them as rung and rung for none"""
-    triggers.arm(run.folder, "relay.committed", "kill")
+    armed_s = triggers.arm(run.folder, "relay.committed", "kill")
     views = await run.calls("block", 14, seconds=2.0)
     await run.until(lambda: all(view.statuses for view in views), "the calls are accepted")
     with redis.Redis.from_url(run.site.broker_url) as broker:
         await asyncio.to_thread(broker.flushall)
-    entry = await run.fired("relay.committed")
+    entry = await run.fired("relay.committed", armed_s)
     if entry is None:
         raise Wrong("nobody passed relay.committed")
     await run.gone(entry.pid)
@@ -114,9 +114,9 @@ async def killed_while_relaying(run: Run) -> list[float]:
 @fault("frozen with a result in its hands", bar_s=20.0, phase="slow", share=1)
 async def frozen_with_result(run: Run) -> list[float]:
     """SIGSTOP of a worker that is about to store a result, until another has run the call again; then SIGCONT"""
-    triggers.arm(run.folder, "end.known", "stop")
+    armed_s = triggers.arm(run.folder, "end.known", "stop")
     views = await run.calls("doze", 6, seconds=0.4)
-    entry = await run.fired("end.known")
+    entry = await run.fired("end.known", armed_s)
     if entry is None:
         raise Wrong("nobody passed end.known")
     worker = next(child for child in run.site.workers.values() if child.pid == entry.pid)

@@ -18,6 +18,7 @@ from tests.chaos.site import Site
 __all__ = ["FAULTS", "LEFT_OUT", "Fault", "Injection", "Run", "Wrong", "fault"]
 
 NEVER_S = 90.0
+EVERYWHERE_S = 10.0
 """What has not recovered by then counts with this time."""
 
 
@@ -153,12 +154,14 @@ class Run:
     async def hold_everywhere(self, tool: str, *, seconds: float = 8.0) -> dict[int, list[View]]:
         """Probes that run now, by the process id of their worker: at least one in each. Raises Wrong."""
         views = await self.hold(tool, 2 * len(self.site.workers), seconds=seconds)
-        for _ in range(10):
+        until = time.monotonic() + EVERYWHERE_S
+        while time.monotonic() < until:  # one may still be held up by what came before
             held: dict[int, list[View]] = {child.pid: [] for child in self.site.workers.values()}
             for view in views:
                 held.setdefault(self.worker_of(view), []).append(view)
             if all(held.values()):
                 return held
+            await asyncio.sleep(0.2)
             views += await self.hold(tool, 1, seconds=seconds)
         raise Wrong("a worker takes nothing")
 
@@ -251,14 +254,13 @@ class Run:
             await asyncio.sleep(0.02)
         return took + [timeout_s] * len(waiting)
 
-    async def fired(self, name: str, timeout_s: float = 15.0) -> Entry | None:
-        """The entry of the process that did what the armed point told it; None when nobody passed by."""
-        since = time.time() - 1
+    async def fired(self, name: str, armed_s: float, timeout_s: float = 15.0) -> Entry | None:
+        """The entry of the process that did what the point told it that was armed then; None when nobody passed by."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             self.ledger.refresh()
             for entry in reversed(self.ledger.of[""]):
-                if entry.at_s > since and entry.note.startswith(name + " "):
+                if entry.at_s >= armed_s and entry.note.startswith(name + " "):
                     return entry
             await asyncio.sleep(0.02)
-        return None if triggers.disarm(self.folder, name) else await self.fired(name, 1.0)
+        return None if triggers.disarm(self.folder, name) else await self.fired(name, armed_s, 1.0)

@@ -54,12 +54,15 @@ def _do(what: str) -> None:
             time.sleep(float(amount))
 
 
-def arm(folder: Path, name: str, what: str) -> None:
+def arm(folder: Path, name: str, what: str) -> float:
+    """When it was armed: what fired before was another."""
+    at_s = time.time()
     place = _place(folder)
     place.mkdir(exist_ok=True)
     waiting = place / f".{name}"
     waiting.write_text(what)
     waiting.rename(place / name)
+    return at_s
 
 
 def armed(folder: Path, name: str) -> bool:
