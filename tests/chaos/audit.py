@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from tests.chaos.client import View
-from tests.chaos.expected import Expected, expected
+from tests.chaos.expected import GIVEN_UP, Expected, expected
 from tests.chaos.journals import Record, Told, Wake, of_task, repeated, wakes
 from tests.chaos.ledger import Ledger
 
@@ -159,7 +159,7 @@ def _compare(view: View, by_id: dict[str, Row], by_label: dict[str, list[Row]], 
 
 def _ending(row: Row, should: Expected, view: View | None, *, orphan: bool, ledger: Ledger, found: Audit) -> str | None:
     """What is wrong with how the task ended."""
-    if row.status == "failed" and should.value != "died 3 times" and row.crashes >= MAX_CRASHES:
+    if row.status == "failed" and should.value != GIVEN_UP and row.crashes >= MAX_CRASHES:
         unfinished = _unfinished(row, ledger)
         if unfinished >= MAX_CRASHES:
             found.given_up.append(f"{row.label} ({row.tool})")
@@ -173,9 +173,7 @@ def _ending(row: Row, should: Expected, view: View | None, *, orphan: bool, ledg
         return f"{row.status}, not {should.status}: {row.error or row.text}"
     if row.status == "failed":
         message = str((row.error or {}).get("message"))
-        # One that dies by itself may have lost an attempt to a fault as well, and is given up with another reason.
-        met_faults = should.value == "died 3 times" and row.crashes >= MAX_CRASHES and "lost attempts" in message
-        return None if should.value in message or met_faults else f"failed with {message!r}"
+        return None if should.value in message else f"failed with {message!r}"
     if row.status == "cancelled":
         return None
     if bool(row.is_error) != should.is_error:

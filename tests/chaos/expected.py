@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CANCELLED", "Expected", "expected"]
+__all__ = ["CANCELLED", "GIVEN_UP", "Expected", "expected"]
+
+GIVEN_UP = "3 lost attempts"
+"""In the error of a task whose attempts die, with the default of `max_crashes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ def expected(tool: str, arguments: Mapping[str, Any]) -> Expected:
         case "limited":
             return Expected("completed", "longer than its limit", is_error=True)
         case "die" if arguments["times"] >= 3:  # the default of `max_crashes`
-            return Expected("failed", "died 3 times")
+            return Expected("failed", GIVEN_UP)
         case "die":
             return Expected("completed", "lived")
     raise KeyError(tool)
