@@ -30,6 +30,7 @@ _T = TypeVar("_T")
 CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 30
 POOL_TIMEOUT_S = 5
+AGAIN_AFTER_S = (0.02, 0.1)
 IDLE_IN_TRANSACTION_S = 5
 """A client that stands still in the middle of a transaction holds locks; after this time Postgres ends its session."""
 _BEGIN = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_S}s'"
@@ -334,14 +335,19 @@ class Database:
             self._pool.give_back(connection)
 
     async def twice(self, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Do `work`, a transaction, and once more when its connection was closed while idle, or it met a deadlock."""
-        try:
-            return await work()
-        except StoreUnavailable as error:
-            cause = error.__cause__  # the victim of a deadlock has changed nothing
-            if cause is None or not (_was_closed_while_idle(cause) or deadlocked(cause)):
-                raise
-            return await work()
+        """Do `work`, a transaction, and again when its connection was closed while idle, or it met a deadlock.
+
+        After a moment: whoever waited for what the victim of a deadlock had locked is to have it first.
+        """
+        for pause_s in AGAIN_AFTER_S:
+            try:
+                return await work()
+            except StoreUnavailable as error:
+                cause = error.__cause__  # the victim of a deadlock has changed nothing
+                if cause is None or not (_was_closed_while_idle(cause) or deadlocked(cause)):
+                    raise
+            await asyncio.sleep(pause_s)
+        return await work()
 
     async def close(self) -> None:
         await self._pool.close()

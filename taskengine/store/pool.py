@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["Pool"]
@@ -27,6 +28,9 @@ class Pool:
         self._closed = False
         self._idle: list[Any] = []
         """The one used last is lent next, so that no more are kept busy than are needed."""
+        self._all: set[Any] = set()
+        """Those that are not closed yet, the lent ones among them."""
+        self._came_back = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
         self._waiting: deque[asyncio.Future[Any]] = deque()
 
@@ -36,6 +40,7 @@ class Pool:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
+            self._all.discard(connection)
             self._open -= 1
         if self._open >= self._size:
             connection = await self._wait()
@@ -44,10 +49,16 @@ class Pool:
         else:
             self._open += 1
         try:
-            return await self._connect()
+            connection = await self._connect()
         except BaseException:
             self._leave()
             raise
+        if self._closed:  # meanwhile: nobody would close it any more
+            connection.terminate()
+            self._leave()
+            raise ConnectionError("the pool is closed")
+        self._all.add(connection)
+        return connection
 
     def give_back(self, connection: Any) -> None:
         """The connection is fit for the next; one that was closed is forgotten."""
@@ -63,6 +74,8 @@ class Pool:
 
     def drop(self, connection: Any) -> None:
         """Close a connection of which it is not known in what state it is; what it was doing is cancelled."""
+        self._all.discard(connection)
+        self._came_back.set()
         if connection.is_closed():
             self._leave()
             return
@@ -71,11 +84,23 @@ class Pool:
         closing.add_done_callback(self._closed_one)
 
     async def close(self) -> None:
-        """Idle connections are closed properly, those that are lent when they come back."""
+        """Idle connections are closed properly, and those that come back within `CLOSE_S`; the rest is cut off."""
         self._closed = True
         idle, self._idle = self._idle, []
         self._open -= len(idle)
-        await asyncio.gather(*(_close(connection) for connection in idle), *self._closing)
+        await asyncio.gather(*(_close(connection) for connection in idle))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while self._still_open():
+                    self._came_back.clear()
+                    await self._came_back.wait()
+        for connection in self._still_open():
+            connection.terminate()
+        await asyncio.gather(*self._closing)
+
+    def _still_open(self) -> set[Any]:
+        self._all = {connection for connection in self._all if not connection.is_closed()}
+        return self._all
 
     def _closed_one(self, closing: asyncio.Task[None]) -> None:
         self._closing.discard(closing)
