@@ -33,6 +33,20 @@ async def rates(settings: Settings) -> AsyncIterator[Callable[[], Rates]]:
         await each.close()
 
 
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many hits each count was for."""
+    made: list[int] = []
+    count = Rates._count
+
+    async def counting(self: Rates, *which: Any) -> float | None:
+        made.append(which[-1])
+        return await count(self, *which)
+
+    monkeypatch.setattr(Rates, "_count", counting)
+    return made
+
+
 async def test_front_ends_count_together(rates: Callable[[], Rates]) -> None:
     first, second = rates(), rates()
     hits = [await each.hit(RATE, "calls", "ann") for each in (first, second) * 3]
@@ -56,16 +70,8 @@ async def test_calls_at_once_do_not_pass_a_rate_together(rates: Callable[[], Rat
 
 
 async def test_whoever_asks_often_is_counted_ahead_and_never_gets_more_than_his_rate(
-    rates: Callable[[], Rates], monkeypatch: pytest.MonkeyPatch
+    rates: Callable[[], Rates], counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted: list[int] = []
-    count = Rates._count
-
-    async def counting(self: Rates, *which: Any) -> float | None:
-        counted.append(which[-1])
-        return await count(self, *which)
-
-    monkeypatch.setattr(Rates, "_count", counting)
     monkeypatch.setattr("taskengine.server.rates.AHEAD_S", 3600.0)  # however slow the machine is
     rate, first, second = parse("1000/hour"), rates(), rates()
     while await first.hit(rate, "calls", "ann") is None:
@@ -79,16 +85,8 @@ async def test_whoever_asks_often_is_counted_ahead_and_never_gets_more_than_his_
 
 
 async def test_those_who_ask_at_the_same_time_are_not_counted_for_more_than_they_are(
-    rates: Callable[[], Rates], monkeypatch: pytest.MonkeyPatch
+    rates: Callable[[], Rates], counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted: list[int] = []
-    count = Rates._count
-
-    async def counting(self: Rates, *which: Any) -> float | None:
-        counted.append(which[-1])
-        return await count(self, *which)
-
-    monkeypatch.setattr(Rates, "_count", counting)
     monkeypatch.setattr("taskengine.server.rates.AHEAD_S", 3600.0)
     rate, one = parse("600/minute"), rates()
     for _ in range(20):
