@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from taskengine.errors import TaskCancelled
 from taskengine.identity import Identity
+from taskengine.port import Port
 from taskengine.records import Question
 from taskengine.server.progress import Reporter
 
@@ -16,28 +17,11 @@ __all__ = ["DirectPort", "SyncPort"]
 _T = TypeVar("_T")
 
 
-class DirectPort(Protocol):
+class DirectPort(Port, Protocol):
     """The async side, of either kind of revision; used on the event loop but for its facts."""
 
     @property
-    def task_id(self) -> str | None: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def capabilities(self) -> Mapping[str, Any]: ...
-    @property
-    def first(self) -> Mapping[str, Mapping[str, Any]]: ...
-    @property
-    def caller(self) -> Identity | None: ...
-    @property
-    def cancelled(self) -> bool: ...
-    @property
     def reporter(self) -> Reporter: ...
-
-    async def progress(self, progress: float, total: float | None, message: str | None) -> None: ...
-    async def log(self, level: str, data: Any, logger: str | None) -> None: ...
-    async def ask(self, questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]: ...
-    async def tools_changed(self) -> None: ...
 
 
 class SyncPort:
