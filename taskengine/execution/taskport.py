@@ -113,7 +113,8 @@ class TaskPort:
         """The tasks it called that had not ended when the journal was read."""
         self._above: int | None = None
         self._began = time.monotonic()
-        self._paused_at = 0.0
+        self._paused_at: float | None = None
+        """Since when it lingers; also while it reads what came, once the store has it as held again."""
         self._paused_s = 0.0
         """How long it lingered: waiting is not running."""
         self._tool = tool
@@ -352,7 +353,9 @@ class TaskPort:
         if self.parked:
             self._blank_until = time.monotonic() + UNWINDS_WITHIN_S
         self.parked = False
-        self._paused_s += time.monotonic() - self._paused_at
+        if self._paused_at is not None:
+            self._paused_s += time.monotonic() - self._paused_at
+            self._paused_at = None
 
     async def _wake(self, parent: str) -> None:
         try:
@@ -371,7 +374,7 @@ class TaskPort:
     def _time_left_s(self) -> float | None:
         if self._tool.timeout is None:
             return None
-        if self.parked:  # waiting is not running
+        if self._paused_at is not None:  # waiting is not running
             return LINGER_LOOK_S
         ran = self.claim.ran_ms / 1000 + time.monotonic() - self._began - self._paused_s
         return self._tool.timeout.total_seconds() - ran

@@ -97,11 +97,19 @@ async def killed_before_ringing(run: Run) -> list[float]:
 @fault("killed while it relays", phase=PHASE, share=1)
 async def killed_while_relaying(run: Run) -> list[float]:
     """the broker is emptied under waiting calls, and a worker killed that has noted them as rung and rung for none"""
+    await run.site.settled()
     armed_s = triggers.arm(run.folder, "relay.committed", "kill")
-    views = await run.calls("block", 14, seconds=2.0)
-    await run.until(lambda: all(view.statuses for view in views), "the calls are accepted")
-    with redis.Redis.from_url(run.site.broker_url) as broker:
-        await asyncio.to_thread(broker.flushall)
+    workers = [psutil.Process(child.pid) for child in run.site.workers.values()]
+    for worker in workers:  # for a moment nobody consumes: one with all its slots taken would need no doorbell
+        worker.suspend()
+    try:
+        views = await run.calls("block", 14, seconds=2.0)
+        await run.until(lambda: all(view.statuses for view in views), "the calls are accepted")
+        with redis.Redis.from_url(run.site.broker_url) as broker:
+            await asyncio.to_thread(broker.flushall)
+    finally:
+        for worker in workers:
+            worker.resume()
     entry = await run.fired("relay.committed", armed_s)
     if entry is None:
         raise Wrong("nobody passed relay.committed")

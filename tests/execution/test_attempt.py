@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+
 import pytest
 from pydantic import BaseModel
 
@@ -10,7 +14,7 @@ from taskengine.errors import StoreUnavailable
 from taskengine.execution.attempt import Attempt
 from taskengine.execution.processes import ToolProcesses
 from taskengine.lifecycle import Phase, Status
-from taskengine.records import Claim, Doorbell
+from taskengine.records import Answered, Claim, Doorbell
 from taskengine.settings import Settings
 from taskengine.store import Store
 from tests.store.calls import OWNER, claimed
@@ -103,3 +107,36 @@ async def test_a_question_while_the_database_is_away_hands_the_task_back(
     claim = await _asked(store, settings, StoreUnavailable("away"), monkeypatch)
     row = await store.inspection.show(claim.task_id)
     assert (row["phase"], row["crashes"]) == (Phase.QUEUED, 0)
+
+
+@engine.tool(timeout="2s")
+async def asks_briefly(ctx: Context) -> str:
+    """Ask, with little time to run."""
+    await ctx.elicit("Sure?", {"type": "object", "properties": {}}, key="sure")
+    return "in time"
+
+
+async def test_reading_what_came_while_it_lingered_does_not_count_as_running(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool, read = engine.get_tool("asks_briefly"), store.waits.answers
+    assert tool is not None
+
+    async def slowly(task_id: str) -> Mapping[str, Answered]:
+        await asyncio.sleep(0.5)  # some looks at the clock long, while the store has the attempt as held again
+        return await read(task_id)
+
+    monkeypatch.setattr(store.waits, "answers", slowly)
+    lingering = settings.model_copy(update={"linger": timedelta(seconds=60)})
+    claim = await claimed(store, tool=tool.name, queue=tool.route, arguments={})
+    attempt = Attempt(claim, tool, store=store, settings=lingering, processes=ToolProcesses("unused", 0), ring=print)
+    running = asyncio.create_task(attempt.run())
+    async with asyncio.timeout(30):
+        while not attempt.parked:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(2.5)  # longer than it may run
+    await store.inputs.answer(claim.task_id, OWNER, {"sure": {"action": "accept", "content": {}}})
+    await running
+    record = await store.tasks.get(claim.task_id, OWNER)
+    assert record.result is not None
+    assert "in time" in record.result

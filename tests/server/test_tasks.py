@@ -372,7 +372,7 @@ async def test_a_state_outlives_no_task_it_may_have_made(
     """After the task is swept, the same state would make a second one."""
     engine = TaskEngine("brief")
 
-    @engine.tool(ttl="1s", ask_first={"number": Form("Which?", Even)})
+    @engine.tool(ttl="2m", ask_first={"number": Form("Which?", Even)})
     async def halve(ctx: Context) -> int:
         """Halve a number."""
         return int(ctx.first["number"].data.n) // 2
@@ -382,7 +382,7 @@ async def test_a_state_outlives_no_task_it_may_have_made(
         answered = {"requestState": asked.result["requestState"], "inputResponses": {"number": accept(n=4)}}
         now = time.time
         with monkeypatch.context() as clock:
-            clock.setattr(time, "time", lambda: now() + 5)
+            clock.setattr(time, "time", lambda: now() + 150)
             late = await peer.call("halve", tasks=True, capabilities=FORMS, **answered)
         assert late.refused == (400, -32602)
         assert await hands.rows() == []
