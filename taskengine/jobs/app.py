@@ -108,11 +108,9 @@ def _redis_options(settings: Settings) -> dict[str, object]:
         "global_keyprefix": f"{settings.namespace}:",
         # Longest BRPOP: a queue that is taken up again after its slots were full joins at the next one.
         "polling_interval": 0.2,
-        # A message that was fetched by a worker which died before its claim comes back this soon; an early
-        # redelivery is refused by the claim.
-        "visibility_timeout": 60,
-        "unacked_restore_interval": 5,
-        "unacked_restore_throttle": 1,
+        # Nothing is noted on Redis of what a worker has fetched: the relay rings again for what died with it, and sooner
+        # than those notes would bring it back. What is fetched is counted in the worker, so its limit holds all the same.
+        "ack_emulation": False,
         # Without limits of its own a publish to a frozen Redis hangs for ever.
         "socket_timeout": 5,
         "socket_connect_timeout": 2,

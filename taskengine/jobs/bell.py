@@ -33,7 +33,9 @@ RETRY_S = 1.0
 BUSY_S = 0.01
 """A doorbell that comes so soon after the last message is one of many."""
 GATHER_S = 0.002
-"""So long it waits for the others: a message costs about half a millisecond on each side, however many it holds."""
+LONGEST_S = 0.01
+"""So long it waits for the others, times as many as the last message held: a message costs about half a millisecond on
+each side whatever it holds, and a worker claims together what comes together. Few that wait do not wait long."""
 
 
 class BrokerUnavailable(EngineError):
@@ -57,6 +59,8 @@ class Bell:
         """Taken from the buffer, and of another message than those before it."""
         self._published = float("-inf")
         """When the last message went out."""
+        self._carried = 1
+        """How many doorbells it held."""
         self._thread: threading.Thread | None = None
         self._connection: Any = None
         self._producer: Any = None
@@ -123,7 +127,7 @@ class Bell:
         item = self._left if self._left is not None else self._buffer.get()
         self._left = None
         if isinstance(item, Doorbell) and self._gathers(item.queue):
-            time.sleep(GATHER_S)
+            time.sleep(min(GATHER_S * self._carried, LONGEST_S))
         doorbells: list[Doorbell] = []
         while isinstance(item, Doorbell):
             if doorbells and (item.queue != doorbells[0].queue or len(doorbells) >= most_in_one(item.queue)):
@@ -147,7 +151,7 @@ class Bell:
             return
         try:
             self._twice(lambda: self._send(*doorbells))
-            self._published = time.monotonic()
+            self._published, self._carried = time.monotonic(), len(doorbells)
         except Exception as error:
             self.dropped += len(doorbells)
             self._lost(error)
@@ -165,6 +169,8 @@ class Bell:
             producer=self._producer,
             ignore_result=True,
             retry=False,
+            argsrepr="",  # only for events, which are off; writing them takes as long as writing the message
+            kwargsrepr="",
             **({"confirm_timeout": 3} if self._confirms else {}),
         )
 

@@ -230,11 +230,14 @@ async def test_what_tools_have_started_ends_with_a_killed_worker(tmp_path: Path)
         "families.add(over.pid)\n"
         "over.wait()\n"
         "families.remove(over.pid)\n"
+        "print('told', flush=True)\n"
         "time.sleep(600)\n"
     )
     doomed = await asyncio.create_subprocess_exec(sys.executable, "-c", worker, stdout=asyncio.subprocess.PIPE)
     assert doomed.stdout is not None
-    grandchild = psutil.Process(int(await doomed.stdout.readline()))
+    said = {await doomed.stdout.readline() for _ in range(2)}  # by the child and by the worker, in either order
+    (pid,) = said - {b"told\n"}
+    grandchild = psutil.Process(int(pid))
     async with asyncio.timeout(30):
         while len(psutil.Process(doomed.pid).children()) < 2:
             await asyncio.sleep(0.01)
