@@ -1,8 +1,8 @@
 """Rings doorbells without ever holding up a request.
 
 `ring` only puts the doorbell into a bounded buffer; one thread publishes, and what has gathered while it was busy goes
-into one message. Soon after a message the thread waits a moment before the next, so that under load more go together; a
-doorbell that comes alone is published at once. A broker that is away, slow or frozen costs
+into one message. Soon after a message that held several the thread waits a moment before the next, so that under load
+more go together; doorbells that come one at a time are published at once. A broker that is away, slow or frozen costs
 that thread its time-outs and nobody else anything: what could not be published is dropped here and rung again by the
 relay, which finds it in Postgres.
 """
@@ -34,8 +34,8 @@ BUSY_S = 0.01
 """A doorbell that comes so soon after the last message is one of many."""
 GATHER_S = 0.002
 LONGEST_S = 0.01
-"""So long it waits for the others, times as many as the last message held: a message costs about half a millisecond on
-each side whatever it holds, and a worker claims together what comes together. Few that wait do not wait long."""
+"""So long it waits for the others, for each that the last message held besides its first: a message costs about half a
+millisecond on each side whatever it holds, and a worker claims together what comes together."""
 
 
 class BrokerUnavailable(EngineError):
@@ -127,7 +127,7 @@ class Bell:
         item = self._left if self._left is not None else self._buffer.get()
         self._left = None
         if isinstance(item, Doorbell) and self._gathers(item.queue):
-            time.sleep(min(GATHER_S * self._carried, LONGEST_S))
+            time.sleep(min(GATHER_S * (self._carried - 1), LONGEST_S))
         doorbells: list[Doorbell] = []
         while isinstance(item, Doorbell):
             if doorbells and (item.queue != doorbells[0].queue or len(doorbells) >= most_in_one(item.queue)):
@@ -143,7 +143,7 @@ class Bell:
     def _gathers(self, route: str) -> bool:
         """Whether the message becomes fuller by waiting."""
         missing = most_in_one(route) - 1 - self._buffer.qsize()
-        return missing > 0 and time.monotonic() - self._published < BUSY_S
+        return missing > 0 and self._carried > 1 and time.monotonic() - self._published < BUSY_S
 
     def _publish(self, doorbells: list[Doorbell]) -> None:
         if time.monotonic() < self._away_until:
