@@ -14,6 +14,7 @@ from taskengine import logs
 from taskengine.auth.config import LOCAL_HOSTS
 from taskengine.cli.screen import Host, Port, Target
 from taskengine.errors import SettingsError
+from taskengine.garbage import spare_what_stays
 from taskengine.server import GracefulServer, create_app
 from taskengine.server.guardrails import http_options, set_user_timeout
 from taskengine.settings import Settings, load_settings
@@ -60,6 +61,7 @@ class _Server(GracefulServer):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            spare_what_stays()
             logger.info("taskengine ready: %s", self._url)
 
 

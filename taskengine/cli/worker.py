@@ -8,6 +8,7 @@ import typer
 
 from taskengine import logs
 from taskengine.cli.screen import Target
+from taskengine.garbage import spare_what_stays
 from taskengine.jobs.worker import run_worker
 from taskengine.settings import load_settings
 
@@ -20,4 +21,9 @@ def worker(target: Target) -> None:
     """Run the calls of TARGET's durable tools, and the janitors. Stops on SIGTERM: what runs goes on elsewhere."""
     settings = load_settings()
     logs.configure(settings)
-    raise typer.Exit(run_worker(target, settings, on_ready=lambda: logger.info("taskengine ready: worker")))
+    raise typer.Exit(run_worker(target, settings, on_ready=_ready))
+
+
+def _ready() -> None:
+    spare_what_stays()
+    logger.info("taskengine ready: worker")

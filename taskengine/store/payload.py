@@ -11,10 +11,12 @@ from taskengine.store.sealing import Sealing
 
 __all__ = ["dump", "load", "questions_of"]
 
+_encode = json.JSONEncoder(separators=(",", ":"), default=dict).encode
+
 
 def dump(value: Mapping[str, Any] | Sequence[Any] | str | int) -> str:
     """Compact JSON. Characters outside ASCII are escaped, so that no value is refused by a text column."""
-    return json.dumps(value, separators=(",", ":"), default=dict)
+    return _encode(value)
 
 
 def load(text: str) -> Any:
