@@ -18,7 +18,7 @@ from kombu import Exchange, Queue
 from taskengine.settings import Settings
 from taskengine.tool import SYNC_SUFFIX
 
-__all__ = ["JOB", "is_sync", "make_app", "most_in_one", "queue_name", "route_of"]
+__all__ = ["JOB", "MOST_IN_ONE", "is_sync", "make_app", "most_in_one", "queue_name", "route_of"]
 
 JOB = "taskengine.run"
 """Fixed for ever: a worker rejects and drops names it does not know, which a rolling deploy would meet."""
@@ -108,8 +108,8 @@ def _redis_options(settings: Settings) -> dict[str, object]:
         "global_keyprefix": f"{settings.namespace}:",
         # Longest BRPOP: a queue that is taken up again after its slots were full joins at the next one.
         "polling_interval": 0.2,
-        # Nothing is noted on Redis of what a worker has fetched: the relay rings again for what died with it, and sooner
-        # than those notes would bring it back. What is fetched is counted in the worker, so its limit holds all the same.
+        # Nothing is noted on Redis of what a worker has fetched: the relay rings again for what died with it, and
+        # sooner than those notes would bring it back. It is counted in the worker, so its limit holds all the same.
         "ack_emulation": False,
         # Without limits of its own a publish to a frozen Redis hangs for ever.
         "socket_timeout": 5,

@@ -12,10 +12,15 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
+    Boolean,
     ColumnElement,
     Executable,
+    Integer,
+    Text,
     Update,
     bindparam,
+    column,
     func,
     insert,
     select,
@@ -33,11 +38,11 @@ from taskengine.store.batches import Batches
 from taskengine.store.claims import Claims
 from taskengine.store.database import Database, Row
 from taskengine.store.endings import ending, touched
-from taskengine.store.fence import fence, holding, ran_ms
+from taskengine.store.fence import fence, holding, holding_each, ran_ms
 from taskengine.store.journal import Journal
 from taskengine.store.limits import Limits
 from taskengine.store.payload import load
-from taskengine.store.statements import prepared
+from taskengine.store.statements import prepared, unindexed
 from taskengine.store.tables import logs, tasks
 from taskengine.store.waits import Waits
 
@@ -62,19 +67,42 @@ def _told(statement: Update, loss: Loss | None = None) -> Executable:
 
 
 _HELD = select(tasks.c.id).where(holding()).with_for_update(read=True)
-_COMPLETE = prepared(
-    _told(
-        _current(update(tasks))
-        .where(tasks.c.phase.in_(sources(Event.COMPLETE)))
+
+
+def _completing(held: ColumnElement[bool], outcome: Mapping[str, ColumnElement[Any]]) -> Executable:
+    completed = (
+        update(tasks)
+        .where(held, unindexed(tasks.c.phase).in_(sources(Event.COMPLETE)))
         .values(
             **ending(Event.COMPLETE),
             ran_ms=ran_ms(),
-            result=bindparam("content"),
-            is_error=bindparam("failed"),
-            traceback=bindparam("trace"),
-            status_message=bindparam("message"),
+            result=outcome["content"],
+            is_error=outcome["failed"],
+            traceback=outcome["trace"],
+            status_message=outcome["message"],
         )
     )
+    return _told(completed)
+
+
+_ENDS_OF: dict[str, Any] = {
+    "task": Text,
+    "current": Integer,
+    "holder": Text,
+    "content": Text,
+    "failed": Boolean,
+    "trace": Text,
+    "message": Text,
+}
+_ENDS = (
+    func.unnest(*(bindparam(name, type_=ARRAY(kind)) for name, kind in _ENDS_OF.items()))
+    .table_valued(*(column(name, kind) for name, kind in _ENDS_OF.items()), name="ends")
+    .render_derived()
+)
+_COMPLETE = prepared(
+    _completing(holding(), {name: bindparam(name, type_=kind) for name, kind in _ENDS_OF.items()}),
+    # For several, Postgres looks at the many indexes of the table once.
+    together=_completing(holding_each(_ENDS), dict(_ENDS.c.items())),
 )
 _PROGRESS = prepared(
     _told(

@@ -25,7 +25,6 @@ from sqlalchemy import (
     bindparam,
     exists,
     func,
-    literal,
     or_,
     select,
     true,
@@ -54,11 +53,6 @@ OVERTAKEN_S = 0.1
 
 
 _CLAIMED = target(Event.CLAIM)
-
-
-_UNFLUSHED = func.set_config("synchronous_commit", "off", literal(True))
-"""For this transaction: a claim is no promise to anybody. A crash of Postgres may take back the claims of its last
-moments, unless something was acknowledged since; their tasks are due again, and what their attempts write is refused."""
 
 
 def _free() -> ColumnElement[bool]:
@@ -103,7 +97,6 @@ def _claiming(which: ColumnElement[bool]) -> Executable:
             tasks.c.traceparent,
             tasks.c.claimed_at,
             exists().where(journal.c.task_id == tasks.c.id).label("journaled"),
-            _UNFLUSHED.label("unflushed"),
         )
     )
 

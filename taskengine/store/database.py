@@ -224,15 +224,24 @@ class Database:
     async def run_many(
         self, statement: Prepared, values: Iterable[Mapping[str, Any]], patience_s: float | None = None
     ) -> Rows:
-        """Execute it once for each of `values`, in one round trip and one commit; the rows of all, in their order.
+        """Execute it once for each of `values`, or what does so `together`, in one round trip and one commit; the rows
+        of all, in their order unless it is done together.
 
         When one is refused, none is done; and so it is when they wait for a lock longer than `patience_s`, as nearly
         as that can be seen. Raises StoreUnavailable.
         """
-        arguments = [statement.arguments(each) for each in values]
+        several = list(values)
+        together = statement.together
+        if together is None:
+            arguments = [statement.arguments(each) for each in several]
+        else:
+            arguments = together.arguments({name: [each[name] for each in several] for name in several[0]})
 
         async def work(connection: Any) -> Any:
-            many = connection.fetchmany(statement.sql, arguments)
+            if together is None:
+                many = connection.fetchmany(statement.sql, arguments)
+            else:
+                many = connection.fetch(together.sql, *arguments)
             return await (many if patience_s is None else self._unless_blocked(connection, many, patience_s))
 
         return Rows(await self._on_one(work))

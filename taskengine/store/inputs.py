@@ -17,6 +17,7 @@ from taskengine.store.audit import entry
 from taskengine.store.database import Database
 from taskengine.store.endings import touched
 from taskengine.store.payload import dump
+from taskengine.store.statements import unindexed
 from taskengine.store.tables import inputs, tasks
 
 __all__ = ["Inputs"]
@@ -46,7 +47,7 @@ class Inputs:
         async with self._database.transaction() as connection:
             locked = await connection.execute(
                 select(tasks.c.id)
-                .where(tasks.c.id == task_id, tasks.c.owner == owner, retention.readable())
+                .where(tasks.c.id == task_id, unindexed(tasks.c.owner) == owner, retention.readable())
                 .with_for_update()
             )
             if locked.one_or_none() is None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import CTE, BindParameter, Executable, Subquery
+from sqlalchemy import CTE, BindParameter, Column, ColumnElement, Executable, Subquery, func, literal_column
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.sql.visitors import iterate
 
 from taskengine.lifecycle import Phase, Status
 
-__all__ = ["Prepared", "compiled", "prepared"]
+__all__ = ["Prepared", "compiled", "prepared", "unindexed"]
 
 _DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]
 _shapes: dict[Any, Any] = {}
@@ -26,9 +26,11 @@ _shapes: dict[Any, Any] = {}
 class Prepared:
     """The text of a statement, and what its arguments are called."""
 
-    __slots__ = ("_fixed", "_names", "sql")
+    __slots__ = ("_fixed", "_names", "sql", "together")
 
-    def __init__(self, statement: Executable) -> None:
+    def __init__(self, statement: Executable, together: Executable | None = None) -> None:
+        """`together` does the same for several: of each argument it takes an array."""
+        self.together = None if together is None else Prepared(together)
         # A plan that Postgres keeps for all arguments uses a partial index only where its condition is literal.
         for part in _parts(statement, set()):
             if isinstance(part, BindParameter) and part.unique and isinstance(part.value, int | str | list):
@@ -56,9 +58,19 @@ def _parts(whole: Any, seen: set[int]) -> Iterator[Any]:
             yield from _parts(source, seen)
 
 
-def prepared(statement: Executable) -> Prepared:
-    """For a statement that never changes; its values are named by `bindparam`."""
-    return Prepared(statement)
+def prepared(statement: Executable, together: Executable | None = None) -> Prepared:
+    """For a statement that never changes; its values are named by `bindparam`. `together` as of `Prepared`."""
+    return Prepared(statement, together)
+
+
+def unindexed(column: Column[str]) -> ColumnElement[str]:
+    """The column in a form by which no index finds a row: it is found by what stands beside it.
+
+    A session plans once, perhaps while the table is empty and one index is as good as another. Nothing follows from it
+    for a partial index either (that the column is not null, as from anything strict).
+    """
+    nothing: ColumnElement[str] = literal_column("''")
+    return func.coalesce(column, nothing).concat(nothing)
 
 
 def compiled(

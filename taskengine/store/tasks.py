@@ -43,7 +43,7 @@ from taskengine.store.endings import ending, withdraw
 from taskengine.store.payload import dump, load, questions_of
 from taskengine.store.places import place, with_place
 from taskengine.store.sealing import Sealing
-from taskengine.store.statements import prepared
+from taskengine.store.statements import prepared, unindexed
 from taskengine.store.tables import inputs, logs, tasks
 
 __all__ = ["Tasks"]
@@ -148,7 +148,7 @@ _POLLED = [
 
 
 def _one(*columns: ColumnElement[Any]) -> Select[Any]:
-    named = and_(tasks.c.id == bindparam("task_id"), tasks.c.owner == bindparam("owner"))
+    named = and_(tasks.c.id == bindparam("task_id"), unindexed(tasks.c.owner) == bindparam("owner"))
     return select(*columns).where(named, retention.readable())
 
 
@@ -272,7 +272,7 @@ class Tasks:
         found = await self._database.run(
             select(logs.c.id, logs.c.level, logs.c.logger, logs.c.data, logs.c.at)
             .join(tasks, tasks.c.id == logs.c.task_id)
-            .where(logs.c.task_id == task_id, tasks.c.owner == owner, logs.c.id > after)
+            .where(logs.c.task_id == task_id, unindexed(tasks.c.owner) == owner, logs.c.id > after)
             .order_by(logs.c.id)
             .limit(limit)
         )
@@ -303,7 +303,7 @@ class Tasks:
         async with self._database.transaction() as connection:
             held = await connection.execute(
                 select(tasks.c.worker_id)
-                .where(tasks.c.id == task_id, tasks.c.owner == owner, retention.readable())
+                .where(tasks.c.id == task_id, unindexed(tasks.c.owner) == owner, retention.readable())
                 .with_for_update()
             )
             row = held.one_or_none()

@@ -46,6 +46,9 @@ async def test_the_steps_of_a_killed_worker_are_not_run_again(
     doomed = processes.worker(APP)
     task_id = await durable.submit(tool, steps=4, ledger=str(ledger), hold=str(hold))
     await appears(ledger, "stair-2")
+    async with asyncio.timeout(30):
+        while len(await durable.store.journal.load(task_id)) < 3:  # what it gave is recorded as well
+            await asyncio.sleep(0.01)
     doomed.kill()  # and wait: its tool process dies with it, before the door opens
     processes.worker(APP)
     hold.touch()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from taskengine.jobs.app import MOST_IN_ONE
 from taskengine.jobs.bell import BUSY_S, Bell
 from taskengine.jobs.pool import SlotPool
 from taskengine.records import Doorbell
@@ -142,13 +143,13 @@ def test_a_job_with_anything_else_among_its_doorbells_is_dropped_whole(more: Any
 
 def test_doorbells_that_gather_go_together_by_route_and_in_their_order() -> None:
     bell = Bell(Settings())
-    for route, count in (("default", 20), ("default.sync", 2), ("gpu", 1), ("default", 1)):
+    for route, count in (("default", MOST_IN_ONE + 4), ("default.sync", 2), ("gpu", 1), ("default", 1)):
         for n in range(count):
             bell.ring(Doorbell(f"{route}-{n}", 1, route))
     gathered = [bell._next()[0] for _ in range(6)]
-    assert [len(doorbells) for doorbells in gathered] == [16, 4, 1, 1, 1, 1]
+    assert [len(doorbells) for doorbells in gathered] == [MOST_IN_ONE, 4, 1, 1, 1, 1]
     assert [doorbell.task_id for doorbells in gathered[:2] for doorbell in doorbells] == [
-        f"default-{n}" for n in range(20)
+        f"default-{n}" for n in range(MOST_IN_ONE + 4)
     ]
     assert [{doorbell.queue for doorbell in doorbells} for doorbells in gathered[2:]] == [
         {"default.sync"},
@@ -182,8 +183,11 @@ def test_soon_after_a_message_doorbells_gather_and_one_that_comes_alone_waits_fo
     assert _gathered(monkeypatch, bell, "default", 1) == (1, 0)
     bell._publish([Doorbell("before", 1, "default")])
     now[0] += BUSY_S / 2
+    assert _gathered(monkeypatch, bell, "default", 1) == (1, 0)  # as the last one did
+    bell._publish([Doorbell(name, 1, "default") for name in ("before", "beside")])
+    now[0] += BUSY_S / 2
     assert _gathered(monkeypatch, bell, "default", 2) == (3, 1)
-    assert _gathered(monkeypatch, bell, "default", 16) == (16, 0)  # full already
+    assert _gathered(monkeypatch, bell, "default", MOST_IN_ONE) == (MOST_IN_ONE, 0)  # full already
     assert _gathered(monkeypatch, bell, "default.sync", 1) == (1, 0)  # goes alone in any case
     now[0] += BUSY_S
     assert _gathered(monkeypatch, bell, "default", 1) == (1, 0)

@@ -12,7 +12,9 @@ import pytest
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store import database as database_module
+from taskengine.store.attempts import _COMPLETE, _PROGRESS
 from taskengine.store.database import _PLANNING, Database
+from taskengine.store.tasks import _GET
 from tests.store.calls import OWNER, RESULT, new_task, worker
 
 PLANNED = "SELECT statement, custom_plans FROM pg_prepared_statements WHERE statement !~ 'pg_'"
@@ -72,6 +74,15 @@ async def test_the_one_plan_of_a_session_uses_the_partial_indexes(
         assert not any("Seq Scan on tasks" in plan for plan in plans), "\n\n".join(plans)
     finally:
         await store.close()
+
+
+async def test_what_names_its_tasks_finds_them_by_their_key(store: Store, database_url: str) -> None:
+    """While the tables are empty, when one index is as good as another, a session makes the plan that it keeps."""
+    assert _COMPLETE.together is not None
+    for statement in (_GET, _COMPLETE, _COMPLETE.together, _PROGRESS):
+        plan = await plan_of(database_url, statement.sql)
+        used = re.findall(r"(?:Scan using|Bitmap Index Scan on) (\w+)(?: on tasks)?  \(cost", plan)
+        assert [index for index in used if "tasks" in index] == ["pk_tasks"], plan
 
 
 async def plan_of(url: str, statement: str) -> str:
