@@ -62,7 +62,7 @@ def _new() -> NewTask:
 async def plans(url: str) -> dict[str, list[str]]:
     """By what is done: the plan of each statement, as `EXPLAIN (ANALYZE, BUFFERS)` writes it."""
     store = await Store.open(Settings(database_url=SecretStr(url), namespace="profiled"))
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(url, server_settings=database._PLANNING)  # noqa: SLF001 - as the store's own
     try:
         await store.workers.register("profiler", host="here", pid=1, queues=["default"], presence_key=None, lease_s=600)
         for _ in range(20):  # what is prepared once, and pages that are read once, are no part of a plan
