@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from taskengine.errors import SettingsError
+from taskengine.garbage import spare_what_stays
 from taskengine.jobs.worker import make_worker_app
 from taskengine.logs import configure
 from taskengine.settings import load_settings
@@ -21,4 +22,4 @@ configure(settings)
 target = os.environ.get("TASKENGINE_TARGET")
 if not target:
     raise SettingsError("TASKENGINE_TARGET is not set: name the engine, for example workers.demo:engine")
-app = make_worker_app(load_target(target), target, settings)
+app = make_worker_app(load_target(target), target, settings, on_ready=spare_what_stays)

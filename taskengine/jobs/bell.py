@@ -33,9 +33,10 @@ RETRY_S = 1.0
 BUSY_S = 0.01
 """A doorbell that comes so soon after the last message is one of many."""
 GATHER_S = 0.002
-LONGEST_S = 0.01
 """So long it waits for the others, for each that the last message held besides its first: a message costs about half a
 millisecond on each side whatever it holds, and a worker claims together what comes together."""
+LONGEST_S = 0.01
+"""And no longer, however many those were."""
 
 
 class BrokerUnavailable(EngineError):
@@ -58,7 +59,7 @@ class Bell:
         self._left: Doorbell | None = None
         """Taken from the buffer, and of another message than those before it."""
         self._published = float("-inf")
-        """When the last message went out."""
+        """When the last message that may hold several went out."""
         self._carried = 1
         """How many doorbells it held."""
         self._thread: threading.Thread | None = None
@@ -151,7 +152,8 @@ class Bell:
             return
         try:
             self._twice(lambda: self._send(*doorbells))
-            self._published, self._carried = time.monotonic(), len(doorbells)
+            if most_in_one(doorbells[0].queue) > 1:  # one that always goes alone tells nothing of the others
+                self._published, self._carried = time.monotonic(), len(doorbells)
         except Exception as error:
             self.dropped += len(doorbells)
             self._lost(error)

@@ -22,6 +22,10 @@ FORGED = (ValueError, TypeError, LookupError, AttributeError, RecursionError, Da
 
 
 class Channel(redis.Channel):  # type: ignore[misc]  # Kombu has no types
+    do_restore = False
+    """What was fetched and not done when a connection ends is left to the relay. Kombu would try to put each message
+    back, one after the other, also while the broker is away, and then write all of them to a file."""
+
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)

@@ -319,7 +319,7 @@ class Attempts:
         """Make a task due again that the worker holds and does not run; the relay rings. No effect if it is settled."""
         changed = (
             update(tasks)
-            .where(tasks.c.id == task_id, tasks.c.attempt == attempt, tasks.c.worker_id == worker_id)
+            .where(holding())
             .where(tasks.c.phase.in_(sources(Event.RELEASE)))
             .values(
                 **_state(Event.RELEASE),
@@ -332,7 +332,8 @@ class Attempts:
             .returning(tasks.c.id)
             .cte("changed")
         )
-        await self._database.run(channels.telling(changed, changed.c.id))
+        fenced = {"task": task_id, "current": attempt, "holder": worker_id}
+        await self._database.run(channels.telling(changed, changed.c.id), fenced)
 
     async def _change(self, claim: Claim, statement: Update, loss: Loss | None = None) -> None:
         told = _told(_current(statement), loss)

@@ -2,7 +2,7 @@
 
 What comes while a batch is under way goes with the next one: a lone caller pays one statement and waits for nobody, and
 under load the statements of many share what costs most, the way to Postgres and the flush of the log. Each is still a
-statement of its own, with its own conditions and its own fence; only their transaction is one.
+row of its own, with its own conditions and its own fence; only their transaction is one.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Batches:
 
     async def _serve(self, batch: dict[tuple[Any, ...], _Waiter]) -> None:
         alone = len(batch) == 1
-        # In one order, as everybody who locks several rows.
+        # In one order, as everybody who locks several rows (as far as each is locked by an execution of its own).
         executions = self._arranged([values for _, (values, _) in sorted(batch.items(), key=lambda item: item[0])])
         try:
             if len(executions) == 1:

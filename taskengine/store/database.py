@@ -231,6 +231,8 @@ class Database:
         as that can be seen. Raises StoreUnavailable.
         """
         several = list(values)
+        if not several:
+            return Rows()
         together = statement.together
         if together is None:
             arguments = [statement.arguments(each) for each in several]

@@ -67,7 +67,8 @@ def unindexed(column: Column[str]) -> ColumnElement[str]:
     """The column in a form by which no index finds a row: it is found by what stands beside it.
 
     A session plans once, perhaps while the table is empty and one index is as good as another. Nothing follows from it
-    for a partial index either (that the column is not null, as from anything strict).
+    for a partial index either (that the column is not null, as from anything strict). Not for what may be compared
+    with an empty text.
     """
     nothing: ColumnElement[str] = literal_column("''")
     return func.coalesce(column, nothing).concat(nothing)

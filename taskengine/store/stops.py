@@ -34,6 +34,7 @@ from taskengine.lifecycle import Status
 from taskengine.store.database import Database
 from taskengine.store.endings import touched
 from taskengine.store.payload import load
+from taskengine.store.statements import unindexed
 from taskengine.store.tables import tasks, workers
 
 __all__ = ["Stops", "Unfinished"]
@@ -41,6 +42,8 @@ __all__ = ["Stops", "Unfinished"]
 _SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
 _OPEN = and_(tasks.c.status == Status.CANCELLED, tasks.c.stopped_at.is_(None), tasks.c.attempt > literal_column("0"))
 """As the partial index `ix_tasks_stopping` has it."""
+_OPEN_BY_ID = and_(unindexed(tasks.c.status) == Status.CANCELLED.value, tasks.c.stopped_at.is_(None))
+"""The same of a task that is named, with its attempt."""
 
 NOTICED_WITHIN_S = 2.0
 """An attempt that lingers hears of a cancel at once, and looks for itself when it has lingered to the end."""
@@ -68,7 +71,7 @@ class Stops:
         """
         begun = await self._database.run(
             update(tasks)
-            .where(tasks.c.id == task_id, tasks.c.attempt == attempt, _OPEN)
+            .where(tasks.c.id == task_id, tasks.c.attempt == attempt, _OPEN_BY_ID)
             .where(or_(tasks.c.stopper.is_(None), tasks.c.stopper == worker_id))
             .values(stopper=worker_id)
             .returning(tasks.c.id)
@@ -85,7 +88,7 @@ class Stops:
         seconds = func.greatest(func.round(cast(extract("epoch", stopped_at - tasks.c.ended_at), Numeric), 1), 0)
         noted = await self._database.run(
             update(tasks)
-            .where(tasks.c.id == task_id, tasks.c.attempt == attempt, _OPEN)
+            .where(tasks.c.id == task_id, tasks.c.attempt == attempt, _OPEN_BY_ID)
             .values(
                 stopped_at=stopped_at,
                 status_message=func.concat(tasks.c.status_message, f"; {how} after ", seconds, f" s{then}"),

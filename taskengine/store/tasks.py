@@ -9,11 +9,13 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
     Select,
     Text,
     and_,
+    any_,
     bindparam,
     case,
     cast,
@@ -88,6 +90,16 @@ _VISIBLE = (
     tasks.c.progress_token,
 )
 """In the order of the members of a `TaskRecord`."""
+
+
+def _without(names: Collection[str]) -> tuple[ColumnElement[Any], ...]:
+    return tuple(cast(null(), Text).label(each.name) if each.name in names else each for each in _VISIBLE)
+
+
+_LISTED = _without({"result"})
+"""The same without results, which may be large and which no list shows."""
+_HEAD = _without({"result", "error", "open_questions"})
+"""The same without anything that is as large as a tool makes it."""
 _SEALED = ((5, "status_message"), (8, "progress_message"), (9, "result"), (11, "error"))
 """Where among these what is sealed stands, and what it was sealed as."""
 _ACCEPTED = "Waiting for a worker"
@@ -212,7 +224,7 @@ class Tasks:
                 if same is not None:
                     return same, _again(new, same)
             for earlier in _earlier(new):
-                row = (await self._database.run(_visible_to(new.owner).where(earlier))).one_or_none()
+                row = (await self._database.run(select(*_VISIBLE).where(earlier, retention.readable()))).one_or_none()
                 if row is not None:
                     record = self._record(row)
                     return record, _again(new, record)
@@ -241,18 +253,18 @@ class Tasks:
 
     async def get_many(self, task_ids: Iterable[str], owner: str) -> dict[str, TaskRecord]:
         """Those of `task_ids` that the owner may see, by id."""
-        found = await self._database.run(_visible_to(owner).where(tasks.c.id.in_(list(task_ids))))
+        found = await self._database.run(_named(_VISIBLE, owner, task_ids))
         return {row.id: self._record(row) for row in found}
 
     async def heads(self, task_ids: Iterable[str], owner: str) -> dict[str, TaskRecord]:
         """The same without what may be large: how each stands, and neither its outcome nor what it asks."""
-        found = await self._database.run(_heads_for(owner).where(tasks.c.id.in_(list(task_ids))))
+        found = await self._database.run(_named(_HEAD, owner, task_ids))
         return {row.id: self._record(row) for row in found}
 
     async def page(self, owner: str, before: tuple[datetime, str] | None, limit: int) -> list[TaskRecord]:
         """Up to `limit` tasks of the owner, newest first, as heads; those made before the (created_at, id) of
         another."""
-        older = _heads_for(owner)
+        older = _of(_HEAD, owner)
         if before is not None:
             older = older.where(tuple_(tasks.c.created_at, tasks.c.id) < tuple_(*before))
         newest_first = older.order_by(tasks.c.created_at.desc(), tasks.c.id.desc()).limit(limit)
@@ -263,7 +275,7 @@ class Tasks:
         interesting = tasks.c.phase != Phase.DONE
         if since is not None:
             interesting = or_(interesting, tasks.c.updated_at > since)
-        found = _heads_for(owner).where(tasks.c.session == session, interesting)
+        found = _of(_HEAD, owner).where(tasks.c.session == session, interesting)
         newest_first = found.order_by(tasks.c.created_at.desc()).limit(limit)
         return [self._record(row) for row in await self._database.run(newest_first)]
 
@@ -285,7 +297,7 @@ class Tasks:
         """The owner's live tasks, and those that ended within this time, newest first; without their results."""
         ended = func.clock_timestamp() - ended_within_s * _SECOND
         found = await self._database.run(
-            _listed_for(owner)
+            _of(_LISTED, owner)
             .where(or_(tasks.c.phase != Phase.DONE, tasks.c.ended_at > ended))
             .order_by(tasks.c.created_at.desc(), tasks.c.id)
             .limit(limit)
@@ -338,30 +350,21 @@ def _again(new: NewTask, found: TaskRecord) -> Doorbell | None:
 
 def _earlier(new: NewTask) -> list[ColumnElement[bool]]:
     """Which tasks may stand in the way of this one, the first that counts first."""
-    found = [tasks.c.id == new.id]
+    owners = unindexed(tasks.c.owner) == new.owner
+    found = [and_(tasks.c.id == new.id, owners)]
     if new.nonce is not None:
-        found.append(tasks.c.nonce == new.nonce)
+        found.append(and_(tasks.c.nonce == new.nonce, owners))
     if new.dedupe is not None:
-        found.append(and_(tasks.c.dedupe == new.dedupe, tasks.c.phase != Phase.DONE))
+        found.append(and_(tasks.c.owner == new.owner, tasks.c.dedupe == new.dedupe, tasks.c.phase != Phase.DONE))
     return found
 
 
-def _visible_to(owner: str) -> Select[Any]:
-    return select(*_VISIBLE).where(tasks.c.owner == owner, retention.readable())
+def _named(columns: Iterable[ColumnElement[Any]], owner: str, task_ids: Iterable[str]) -> Select[Any]:
+    named = tasks.c.id == any_(literal(list(task_ids), ARRAY(Text)))
+    return select(*columns).where(named, unindexed(tasks.c.owner) == owner, retention.readable())
 
 
-def _listed_for(owner: str) -> Select[Any]:
-    """The same without results, which may be large and which no list shows."""
-    return _without({"result"}, owner)
-
-
-def _heads_for(owner: str) -> Select[Any]:
-    """The same without anything that is as large as a tool makes it."""
-    return _without({"result", "error", "open_questions"}, owner)
-
-
-def _without(names: Collection[str], owner: str) -> Select[Any]:
-    columns = [cast(null(), Text).label(each.name) if each.name in names else each for each in _VISIBLE]
+def _of(columns: Iterable[ColumnElement[Any]], owner: str) -> Select[Any]:
     return select(*columns).where(tasks.c.owner == owner, retention.readable())
 
 

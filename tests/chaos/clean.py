@@ -62,14 +62,13 @@ async def idle_problems(
         with redis.Redis.from_url(site.broker_url) as broker:
             keys = [key.decode() for key in broker.scan_iter("*")]
             queued = {key: broker.llen(key) for key in keys if broker.type(key) == b"list"}
-            unacked = {key: broker.hlen(key) for key in keys if key.endswith("unacked")}
-        return {key: count for key, count in (queued | unacked).items() if count}
+        return {key: count for key, count in queued.items() if count}
 
     await settles("tasks", held)
     await settles("registered workers", strange_workers)
     await settles("presence locks", strange_locks)
     await settles("sessions in a transaction", stuck_sessions)
-    if messages_too:  # what a killed worker had fetched comes back to the queue after a minute
+    if messages_too:
         await settles("messages in the broker", messages)
     problems += await broken_invariants(site.database_url)
     problems += await _slot_problems(run, sync_slots * len(site.workers))

@@ -103,6 +103,7 @@ async def killed_while_relaying(run: Run) -> list[float]:
     for worker in workers:  # for a moment nobody consumes: one with all its slots taken would need no doorbell
         worker.suspend()
     try:
+        await asyncio.sleep(0.5)  # what it had asked Valkey for is over: nothing more is handed to it
         views = await run.calls("block", 14, seconds=2.0)
         await run.until(lambda: all(view.statuses for view in views), "the calls are accepted")
         with redis.Redis.from_url(run.site.broker_url) as broker:

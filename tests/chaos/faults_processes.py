@@ -102,7 +102,7 @@ async def worker_killed_reserved(run: Run) -> list[float]:
         raise Wrong("the worker that is blocked is not there any more")
     views = await run.calls("doze", 16, seconds=0.2)
     reserved = await _reserved(run)
-    run.note(f"{reserved} messages reserved")
+    run.note(f"the messages of {reserved} calls reserved")
     at = await run.kill(name)
     return await run.started([*views], at)
 

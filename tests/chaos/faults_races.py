@@ -112,6 +112,6 @@ async def long_run(run: Run, seconds: float, **variables: str) -> None:
 
 @fault("visibility timeout", phase="calm", share=1)
 async def visibility(run: Run) -> list[float]:
-    """Valkey gives out again what is unacknowledged for 5 s; tools run for 120 s, more calls than slots"""
+    """kombu is told to give out again what is unacknowledged for 5 s; tools run for 120 s, more calls than slots"""
     await long_run(run, LONG_S, CHAOS_VISIBILITY_S="5")
     return []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from taskengine.jobs.app import MOST_IN_ONE
-from taskengine.jobs.bell import BUSY_S, Bell
+from taskengine.jobs.bell import BUSY_S, GATHER_S, LONGEST_S, Bell
 from taskengine.jobs.pool import SlotPool
 from taskengine.records import Doorbell
 from taskengine.settings import Settings
@@ -159,8 +159,8 @@ def test_doorbells_that_gather_go_together_by_route_and_in_their_order() -> None
     ]
 
 
-def _gathered(monkeypatch: pytest.MonkeyPatch, bell: Bell, route: str, count: int) -> tuple[int, int]:
-    """Of so many doorbells, and one more while the bell waits: how many are in one message, and how often it waited."""
+def _gathered(monkeypatch: pytest.MonkeyPatch, bell: Bell, route: str, count: int) -> tuple[int, list[float]]:
+    """Of so many doorbells, and one more while the bell waits: how many go in one message, and the seconds waited."""
     waits: list[float] = []
 
     def wait(seconds: float) -> None:
@@ -170,7 +170,7 @@ def _gathered(monkeypatch: pytest.MonkeyPatch, bell: Bell, route: str, count: in
     monkeypatch.setattr("taskengine.jobs.bell.time.sleep", wait)
     for n in range(count):
         bell.ring(Doorbell(str(n), 1, route))
-    return len(bell._next()[0]), len(waits)
+    return len(bell._next()[0]), waits
 
 
 def test_soon_after_a_message_doorbells_gather_and_one_that_comes_alone_waits_for_nobody(
@@ -180,17 +180,20 @@ def test_soon_after_a_message_doorbells_gather_and_one_that_comes_alone_waits_fo
     monkeypatch.setattr("taskengine.jobs.bell.time.monotonic", lambda: now[0])
     bell = Bell(Settings())
     monkeypatch.setattr(bell, "_send", lambda *_: None)
-    assert _gathered(monkeypatch, bell, "default", 1) == (1, 0)
+    assert _gathered(monkeypatch, bell, "default", 1) == (1, [])
     bell._publish([Doorbell("before", 1, "default")])
     now[0] += BUSY_S / 2
-    assert _gathered(monkeypatch, bell, "default", 1) == (1, 0)  # as the last one did
+    assert _gathered(monkeypatch, bell, "default", 1) == (1, [])  # as the last one did
+    bell._publish([Doorbell(str(n), 1, "default") for n in range(MOST_IN_ONE)])
+    assert _gathered(monkeypatch, bell, "default", 2) == (3, [LONGEST_S])
     bell._publish([Doorbell(name, 1, "default") for name in ("before", "beside")])
+    bell._publish([Doorbell("alone", 1, "default.sync")])
     now[0] += BUSY_S / 2
-    assert _gathered(monkeypatch, bell, "default", 2) == (3, 1)
-    assert _gathered(monkeypatch, bell, "default", MOST_IN_ONE) == (MOST_IN_ONE, 0)  # full already
-    assert _gathered(monkeypatch, bell, "default.sync", 1) == (1, 0)  # goes alone in any case
+    assert _gathered(monkeypatch, bell, "default", 2) == (3, [GATHER_S])
+    assert _gathered(monkeypatch, bell, "default", MOST_IN_ONE) == (MOST_IN_ONE, [])  # full already
+    assert _gathered(monkeypatch, bell, "default.sync", 1) == (1, [])  # goes alone in any case
     now[0] += BUSY_S
-    assert _gathered(monkeypatch, bell, "default", 1) == (1, 0)
+    assert _gathered(monkeypatch, bell, "default", 1) == (1, [])
 
 
 def test_celerys_thread_is_woken_when_slots_go_from_none_to_some_and_not_at_each_end() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import replace
 from types import NoneType
 from typing import Any
 
@@ -184,15 +185,45 @@ async def test_a_large_result_is_read_by_itself(store: Store, monkeypatch: pytes
 
 
 async def test_each_write_of_a_batch_has_its_own_fence(store: Store) -> None:
-    late, current = await claimed(store), await claimed(store, worker_id="w2")
-    await store.attempts.release(late)
+    """Running again all of them, whoever holds the task now: the number of the attempt counts, and the worker."""
+    claims = [await claimed(store, worker_id=f"w{n}") for n in range(4)]
+    late, taken, released, current = claims
+    for lost, by in ((late, late.worker_id), (taken, "w3")):
+        again = await store.attempts.claim(await store.attempts.release(lost), by)
+        assert again is not None
+    await store.attempts.release(released)
+    stolen = replace(taken, attempt=taken.attempt + 1)  # the number that counts, and another's name
     ends = [
-        store.attempts.complete(claim, RESULT, is_error=False, status_message="Completed") for claim in (late, current)
+        store.attempts.complete(claim, RESULT, is_error=False, status_message="Completed")
+        for claim in (late, stolen, released, current)
     ]
     outcomes = await asyncio.gather(*ends, return_exceptions=True)
-    assert [type(outcome).__name__ for outcome in outcomes] == ["ClaimLost", "NoneType"]
-    assert (await store.tasks.get(late.task_id, OWNER)).status is Status.WORKING
+    assert [type(outcome).__name__ for outcome in outcomes] == ["ClaimLost", "ClaimLost", "ClaimLost", "NoneType"]
+    assert {(await store.tasks.get(claim.task_id, OWNER)).status for claim in claims[:3]} == {Status.WORKING}
     assert (await store.tasks.get(current.task_id, OWNER)).status is Status.COMPLETED
+
+
+async def test_each_end_of_a_batch_has_its_own_outcome(store: Store, database_url: str) -> None:
+    claims = [await claimed(store, worker_id=f"w{n}") for n in range(3)]
+    outcomes = [("first", False, None), ("second", True, "Traceback"), ("third", True, None)]
+    await asyncio.gather(
+        *(
+            store.attempts.complete(
+                claim,
+                RESULT.replace("done", text),
+                is_error=failed,
+                status_message=text.title(),
+                traceback=trace,
+            )
+            for claim, (text, failed, trace) in zip(claims, outcomes, strict=True)
+        )
+    )
+    for claim, (text, failed, trace) in zip(claims, outcomes, strict=True):
+        record = await store.tasks.get(claim.task_id, OWNER)
+        assert (record.result, record.is_error) == (RESULT.replace("done", text), failed)
+        assert record.status_message == text.title()
+        (row,) = await execute(database_url, "SELECT traceback FROM tasks WHERE id = $1", claim.task_id)
+        assert (row["traceback"] is None) == (trace is None)
 
 
 async def test_a_row_that_somebody_has_locked_holds_up_only_its_own_write(

@@ -76,11 +76,34 @@ async def test_the_one_plan_of_a_session_uses_the_partial_indexes(
         await store.close()
 
 
-async def test_what_names_its_tasks_finds_them_by_their_key(store: Store, database_url: str) -> None:
+async def _sent(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is built when it is asked."""
+    texts: list[str] = []
+    text = database_module._text
+
+    def noting(statement: Any, values: Any) -> Any:
+        found = text(statement, values)
+        texts.append(found[0])
+        return found
+
+    with monkeypatch.context() as listening:
+        listening.setattr(database_module, "_text", noting)
+        await store.tasks.get_many(["tsk_a", "tsk_b"], OWNER)
+        await store.tasks.heads(["tsk_a"], OWNER)
+        await store.attempts.hand_back("tsk_a", 1, "w1")
+        await store.stops.begin("tsk_a", 1, "w1")
+        await store.stops.note("tsk_a", 1, "the tool stopped")
+    return texts
+
+
+async def test_what_names_its_tasks_finds_them_by_their_key(
+    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While the tables are empty, when one index is as good as another, a session makes the plan that it keeps."""
     assert _COMPLETE.together is not None
-    for statement in (_GET, _COMPLETE, _COMPLETE.together, _PROGRESS):
-        plan = await plan_of(database_url, statement.sql)
+    fixed = [each.sql for each in (_GET, _COMPLETE, _COMPLETE.together, _PROGRESS)]
+    for sql in fixed + await _sent(store, monkeypatch):
+        plan = await plan_of(database_url, sql)
         used = re.findall(r"(?:Scan using|Bitmap Index Scan on) (\w+)(?: on tasks)?  \(cost", plan)
         assert [index for index in used if "tasks" in index] == ["pk_tasks"], plan
 

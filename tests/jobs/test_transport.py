@@ -1,0 +1,64 @@
+"""What becomes of messages that a worker has fetched from Redis when its connection ends."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu import Connection
+
+from taskengine.jobs import transport
+from taskengine.jobs.app import make_app, make_queue
+from taskengine.jobs.bell import Bell
+from taskengine.records import Doorbell
+from taskengine.settings import Settings
+
+
+def _fetched(settings: Settings) -> tuple[Connection, list[Any]]:
+    """A worker's connection, and the message that it has been given and has not done with."""
+    url = settings.broker_url.get_secret_value()
+    options = make_app(settings).conf.broker_transport_options
+    connection = Connection(url, transport=f"{transport.__name__}:Transport", transport_options=options)
+    messages: list[Any] = []
+    consumer = connection.Consumer(
+        [make_queue(settings, "default")], on_message=messages.append, accept=["json"], auto_declare=True
+    )
+    consumer.consume()
+    while not messages:
+        connection.drain_events(timeout=30)
+    return connection, messages
+
+
+@pytest.mark.parametrize("broker_is_there", [True, False])
+def test_what_was_fetched_is_left_to_the_relay(
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broker_is_there: bool,
+) -> None:
+    """Nothing is tried again and again, nothing is written to a file, and nothing stands on Redis for it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    bell = Bell(settings)
+    bell._send(Doorbell("tsk_a", 1, "default"))
+    connection, messages = _fetched(settings)
+    client = connection.default_channel.client
+    assert [key for key in client.scan_iter(f"{settings.namespace}:*") if b"unacked" in key] == []
+    if not broker_is_there:
+
+        def away(*_: Any, **__: Any) -> Any:
+            raise ConnectionError("away")
+
+        monkeypatch.setattr(connection.default_channel, "_put", away)
+        monkeypatch.setattr(connection.default_channel, "conn_or_acquire", away)
+    with caplog.at_level(logging.INFO):
+        connection.default_channel.close()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert len(messages) == 1
+    assert bell._depth("default") == 0
+    bell._disconnect()
