@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httptools
 import orjson
 
-__all__ = ["Away", "Refusal", "View", "Wire"]
+__all__ = ["ENDED", "Away", "Refusal", "View", "Wire"]
 
 PROTOCOL = "2026-07-28"
 TASKS = "io.modelcontextprotocol/tasks"
@@ -24,6 +24,7 @@ _META = {
 REQUEST_TIMEOUT_S = 15.0
 KEPT_S = 3.0
 """Servers close idle connections after five seconds, and may do so just when one is used again."""
+ENDED = {"completed", "failed", "cancelled"}
 UNAVAILABLE = "cannot reach its database"
 
 
@@ -70,7 +71,7 @@ class View:
 
     @property
     def over(self) -> bool:
-        return bool(self.statuses) and self.statuses[-1] in {"completed", "failed", "cancelled"}
+        return bool(self.statuses) and self.statuses[-1] in ENDED
 
     def saw(self, status: str, outcome: Any = None) -> None:
         if self.over and status != self.statuses[-1]:

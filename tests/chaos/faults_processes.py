@@ -100,11 +100,14 @@ async def worker_killed_reserved(run: Run) -> list[float]:
     name = run.site.worker_by_pid(pid)
     if name is None:
         raise Wrong("the worker that is blocked is not there any more")
-    views = await run.calls("doze", 16, seconds=0.2)
+    views: list[View] = []
+    for _ in range(16):  # a message each, so that not all go to the worker that is free
+        views += await run.calls("doze", 1, seconds=0.2)
+        await asyncio.sleep(0.02)
     reserved = await _reserved(run)
     run.note(f"the messages of {reserved} calls reserved")
     at = await run.kill(name)
-    return await run.started([*views], at)
+    return await run.started(views, at)
 
 
 async def _reserved(run: Run) -> int:
