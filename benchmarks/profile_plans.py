@@ -19,7 +19,7 @@ from taskengine.settings import Settings
 from taskengine.store import Store, database
 from taskengine.store.bounds import Bounds
 
-__all__ = ["plans"]
+__all__ = ["overheard", "plans"]
 
 OWNER = "profiled"
 RESULT = '{"content":[{"type":"text","text":"done"}]}'
@@ -29,7 +29,7 @@ _Sent = list[tuple[str, list[Any]]]
 
 
 @contextmanager
-def _overheard() -> Iterator[_Sent]:
+def overheard() -> Iterator[_Sent]:
     """Every statement that the store of this process sends meanwhile."""
     sent: _Sent = []
     original = database._text  # noqa: SLF001 - the one place that all of them pass
@@ -69,18 +69,18 @@ async def plans(url: str) -> dict[str, list[str]]:
             await store.tasks.create(_new(), WITHIN)
             await _completed(store, await _claimed(store))
         found = {}
-        with _overheard() as sent:
+        with overheard() as sent:
             first, _ = await store.tasks.create(_new(), WITHIN)
         found["create"] = await _explained(connection, sent, {first.id: f"tsk_{secrets.token_urlsafe(24)}"})
-        with _overheard() as sent:
+        with overheard() as sent:
             await store.tasks.get(first.id, OWNER)
         found["poll"] = await _explained(connection, sent, {})
-        with _overheard() as sent:
+        with overheard() as sent:
             claim = await _claimed(store)
         await store.tasks.create(_new(), WITHIN)
         found["claim"] = await _explained(connection, sent, {})
         other = await _claimed(store)
-        with _overheard() as sent:
+        with overheard() as sent:
             await _completed(store, claim)
         found["completion"] = await _explained(connection, sent, {claim.task_id: other.task_id})
         await _completed(store, other)

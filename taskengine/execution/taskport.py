@@ -353,9 +353,9 @@ class TaskPort:
         if self.parked:
             self._blank_until = time.monotonic() + UNWINDS_WITHIN_S
         self.parked = False
-        if self._paused_at is not None:
-            self._paused_s += time.monotonic() - self._paused_at
-            self._paused_at = None
+        assert self._paused_at is not None
+        self._paused_s += time.monotonic() - self._paused_at
+        self._paused_at = None
 
     async def _wake(self, parent: str) -> None:
         try:

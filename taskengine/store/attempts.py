@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     Boolean,
     ColumnElement,
     Executable,
@@ -20,7 +19,6 @@ from sqlalchemy import (
     Text,
     Update,
     bindparam,
-    column,
     func,
     insert,
     select,
@@ -42,7 +40,7 @@ from taskengine.store.fence import fence, holding, holding_each, ran_ms
 from taskengine.store.journal import Journal
 from taskengine.store.limits import Limits
 from taskengine.store.payload import load
-from taskengine.store.statements import prepared, unindexed
+from taskengine.store.statements import given_rows, prepared, unindexed
 from taskengine.store.tables import logs, tasks
 from taskengine.store.waits import Waits
 
@@ -94,11 +92,7 @@ _ENDS_OF: dict[str, Any] = {
     "trace": Text,
     "message": Text,
 }
-_ENDS = (
-    func.unnest(*(bindparam(name, type_=ARRAY(kind)) for name, kind in _ENDS_OF.items()))
-    .table_valued(*(column(name, kind) for name, kind in _ENDS_OF.items()), name="ends")
-    .render_derived()
-)
+_ENDS = given_rows(_ENDS_OF, "ends")
 _COMPLETE = prepared(
     _completing(holding(), {name: bindparam(name, type_=kind) for name, kind in _ENDS_OF.items()}),
     # For several, Postgres looks at the many indexes of the table once.

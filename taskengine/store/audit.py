@@ -12,7 +12,6 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     CTE,
     BigInteger,
     ColumnElement,
@@ -36,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningInsert
 
 from taskengine.store.database import Database
-from taskengine.store.statements import prepared
+from taskengine.store.statements import given_rows, prepared
 from taskengine.store.tables import audit
 
 __all__ = ["ACTIONS", "ENGINE", "OPERATOR", "Audit", "Deed", "entry", "noting", "noting_creation", "with_creation"]
@@ -71,11 +70,7 @@ _COLUMNS: dict[str, Any] = {
     "times": Integer,
     "age_s": Float,
 }
-_DEEDS = (
-    func.unnest(*(bindparam(name, type_=ARRAY(kind)) for name, kind in _COLUMNS.items()))
-    .table_valued(*_COLUMNS, name="deeds")
-    .render_derived()
-)
+_DEEDS = given_rows(_COLUMNS, "deeds")
 _ADD = prepared(
     insert(audit).from_select(
         ["actor", "action", "task_id", "tool", "detail", "times", "at"],

@@ -39,6 +39,7 @@ from taskengine.store.database import Database, Row
 from taskengine.store.fence import fence, holding
 from taskengine.store.payload import dump, load, questions_of
 from taskengine.store.sealing import Sealing
+from taskengine.store.statements import given_rows
 from taskengine.store.tables import inputs, journal, tasks
 
 __all__ = ["Journal", "columns_of", "writing"]
@@ -55,11 +56,7 @@ _COLUMNS: dict[str, Any] = {
     "child_id": Text,
     "version": Text,
 }
-_ENTRIES = (
-    func.unnest(*(bindparam(f"j_{name}", type_=ARRAY(kind)) for name, kind in _COLUMNS.items()))
-    .table_valued(*_COLUMNS, name="entries")
-    .render_derived()
-)
+_ENTRIES = given_rows(_COLUMNS, "entries", "j_")
 _CHILD_COLUMNS: dict[str, Any] = {
     "id": Text,
     "tool": Text,
@@ -75,11 +72,7 @@ _CHILD_COLUMNS: dict[str, Any] = {
 }
 _SLOT_COLUMNS: dict[str, Any] = {"limit_keys": Text, "limit_sizes": Text}
 """Lists with a space between: Postgres would flatten an array of arrays."""
-_CHILDREN = (
-    func.unnest(*(bindparam(f"c_{name}", type_=ARRAY(kind)) for name, kind in (_CHILD_COLUMNS | _SLOT_COLUMNS).items()))
-    .table_valued(*_CHILD_COLUMNS, *_SLOT_COLUMNS, name="children")
-    .render_derived()
-)
+_CHILDREN = given_rows(_CHILD_COLUMNS | _SLOT_COLUMNS, "children", "c_")
 _CHILD_SLOTS = {
     "limit_keys": func.string_to_array(_CHILDREN.c.limit_keys, " "),
     "limit_sizes": cast(func.string_to_array(_CHILDREN.c.limit_sizes, " "), ARRAY(Integer)),

@@ -10,13 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import CTE, BindParameter, Column, ColumnElement, Executable, Subquery, func, literal_column
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    BindParameter,
+    Column,
+    ColumnElement,
+    Executable,
+    Subquery,
+    bindparam,
+    column,
+    func,
+    literal_column,
+)
 from sqlalchemy.dialects.postgresql import asyncpg
+from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.sql.visitors import iterate
 
 from taskengine.lifecycle import Phase, Status
 
-__all__ = ["Prepared", "compiled", "prepared", "unindexed"]
+__all__ = ["Prepared", "compiled", "given_rows", "prepared", "unindexed"]
 
 _DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]
 _shapes: dict[Any, Any] = {}
@@ -63,7 +76,15 @@ def prepared(statement: Executable, together: Executable | None = None) -> Prepa
     return Prepared(statement, together)
 
 
-def unindexed(column: Column[str]) -> ColumnElement[str]:
+def given_rows(kinds: Mapping[str, Any], name: str, prefix: str = "") -> TableValuedAlias:
+    """Rows that come as one array for each column: `kinds` are the columns and their types, and the parameters are
+    called like them, behind `prefix`."""
+    arrays = (bindparam(f"{prefix}{each}", type_=ARRAY(kind)) for each, kind in kinds.items())
+    columns = (column(each, kind) for each, kind in kinds.items())
+    return func.unnest(*arrays).table_valued(*columns, name=name).render_derived()
+
+
+def unindexed(searched: Column[str]) -> ColumnElement[str]:
     """The column in a form by which no index finds a row: it is found by what stands beside it.
 
     A session plans once, perhaps while the table is empty and one index is as good as another. Nothing follows from it
@@ -71,7 +92,7 @@ def unindexed(column: Column[str]) -> ColumnElement[str]:
     with an empty text.
     """
     nothing: ColumnElement[str] = literal_column("''")
-    return func.coalesce(column, nothing).concat(nothing)
+    return func.coalesce(searched, nothing).concat(nothing)
 
 
 def compiled(

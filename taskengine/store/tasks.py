@@ -90,6 +90,8 @@ _VISIBLE = (
     tasks.c.progress_token,
 )
 """In the order of the members of a `TaskRecord`."""
+_SEALED = ((5, "status_message"), (8, "progress_message"), (9, "result"), (11, "error"))
+"""Where among these what is sealed stands, and what it was sealed as."""
 
 
 def _without(names: Collection[str]) -> tuple[ColumnElement[Any], ...]:
@@ -100,8 +102,6 @@ _LISTED = _without({"result"})
 """The same without results, which may be large and which no list shows."""
 _HEAD = _without({"result", "error", "open_questions"})
 """The same without anything that is as large as a tool makes it."""
-_SEALED = ((5, "status_message"), (8, "progress_message"), (9, "result"), (11, "error"))
-"""Where among these what is sealed stands, and what it was sealed as."""
 _ACCEPTED = "Waiting for a worker"
 
 

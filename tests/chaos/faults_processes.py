@@ -95,20 +95,29 @@ async def worker_killed_reserved(run: Run) -> list[float]:
     """kill -9 of a worker that has fetched doorbells and claimed for none of them, since a tool blocks its loop"""
     await run.site.settled()
     for _ in range(3):  # all may have gone to the worker that is free
-        (blocked,) = await run.calls("hog", 1, seconds=20.0, holds=1)
-        await run.until(lambda view=blocked: bool(run.first_start(view)), "the loop is blocked")  # type: ignore[misc]
-        name = run.site.worker_by_pid(run.worker_of(blocked))
-        if name is None:
-            raise Wrong("the worker that is blocked is not there any more")
-        views: list[View] = []
-        for _ in range(16):  # a message each
-            views += await run.calls("doze", 1, seconds=0.2)
-            await asyncio.sleep(0.02)
-        if reserved := await _reserved(run):
-            run.note(f"the messages of {reserved} calls reserved")
-            return await run.started(views, await run.kill(name))
-        await run.until(lambda view=blocked: view.over, "the loop is free again")  # type: ignore[misc]
+        recovered = await _killed_with_reserved(run)
+        if recovered is not None:
+            return recovered
     raise Wrong("nothing was reserved")
+
+
+async def _killed_with_reserved(run: Run) -> list[float] | None:
+    """None when it had fetched nothing, and was left alone. Raises Wrong."""
+    (blocked,) = await run.calls("hog", 1, seconds=20.0, holds=1)
+    await run.until(lambda: bool(run.first_start(blocked)), "the loop is blocked")
+    name = run.site.worker_by_pid(run.worker_of(blocked))
+    if name is None:
+        raise Wrong("the worker that is blocked is not there any more")
+    views: list[View] = []
+    for _ in range(16):  # a message each
+        views += await run.calls("doze", 1, seconds=0.2)
+        await asyncio.sleep(0.02)
+    reserved = await _reserved(run)
+    if not reserved:
+        await run.until(lambda: blocked.over, "the loop is free again")
+        return None
+    run.note(f"the messages of {reserved} calls reserved")
+    return await run.started(views, await run.kill(name))
 
 
 async def _reserved(run: Run) -> int:

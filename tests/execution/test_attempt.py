@@ -122,10 +122,18 @@ async def test_reading_what_came_while_it_lingered_does_not_count_as_running(
     tool, read = engine.get_tool("asks_briefly"), store.waits.answers
     assert tool is not None
 
+    looked, time_left = asyncio.Event(), Attempt._time_left_s
+
+    def looking(self: Attempt) -> float | None:
+        looked.set()
+        return time_left(self)
+
     async def slowly(task_id: str) -> Mapping[str, Answered]:
-        await asyncio.sleep(0.5)  # some looks at the clock long, while the store has the attempt as held again
+        looked.clear()
+        await looked.wait()  # at the clock, while the store has the attempt as held again
         return await read(task_id)
 
+    monkeypatch.setattr(Attempt, "_time_left_s", looking)
     monkeypatch.setattr(store.waits, "answers", slowly)
     lingering = settings.model_copy(update={"linger": timedelta(seconds=60)})
     claim = await claimed(store, tool=tool.name, queue=tool.route, arguments={})
@@ -134,7 +142,9 @@ async def test_reading_what_came_while_it_lingered_does_not_count_as_running(
     async with asyncio.timeout(30):
         while not attempt.parked:
             await asyncio.sleep(0.01)
-    await asyncio.sleep(2.5)  # longer than it may run
+    assert attempt._paused_at is not None
+    attempt._began -= 3600  # it lingers for an hour, which is longer than it may run
+    attempt._paused_at -= 3600
     await store.inputs.answer(claim.task_id, OWNER, {"sure": {"action": "accept", "content": {}}})
     await running
     record = await store.tasks.get(claim.task_id, OWNER)

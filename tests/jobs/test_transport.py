@@ -62,3 +62,4 @@ def test_what_was_fetched_is_left_to_the_relay(
     assert len(messages) == 1
     assert bell._depth("default") == 0
     bell._disconnect()
+    connection.release()

@@ -9,9 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from benchmarks.profile_plans import overheard
 from taskengine.settings import Settings
 from taskengine.store import Store
-from taskengine.store import database as database_module
 from taskengine.store.attempts import _COMPLETE, _PROGRESS
 from taskengine.store.database import _PLANNING, Database
 from taskengine.store.tasks import _GET
@@ -51,24 +51,15 @@ STEPS: dict[str, Callable[[Store, str], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_the_one_plan_of_a_session_uses_the_partial_indexes(
-    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch, step: str
+    settings: Settings, database_url: str, step: str
 ) -> None:
     store = await Store.open(settings)
     try:
         record, _ = await store.tasks.create(new_task())
         await worker(store, "w1")
-        sent: list[str] = []
-        text = database_module._text
-
-        def noting(statement: Any, values: Any) -> Any:
-            found = text(statement, values)
-            sent.append(found[0])
-            return found
-
-        monkeypatch.setattr(database_module, "_text", noting)
-        await STEPS[step](store, record.id)
-        monkeypatch.undo()
-        plans = [await plan_of(database_url, statement) for statement in sent]
+        with overheard() as sent:
+            await STEPS[step](store, record.id)
+        plans = [await plan_of(database_url, text) for text, _ in sent]
         index = step.split(": ")[1]
         assert any(index in plan for plan in plans), "\n\n".join(plans)
         assert not any("Seq Scan on tasks" in plan for plan in plans), "\n\n".join(plans)
@@ -76,33 +67,18 @@ async def test_the_one_plan_of_a_session_uses_the_partial_indexes(
         await store.close()
 
 
-async def _sent(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is built when it is asked."""
-    texts: list[str] = []
-    text = database_module._text
-
-    def noting(statement: Any, values: Any) -> Any:
-        found = text(statement, values)
-        texts.append(found[0])
-        return found
-
-    with monkeypatch.context() as listening:
-        listening.setattr(database_module, "_text", noting)
+async def test_what_names_its_tasks_finds_them_by_their_key(store: Store, database_url: str) -> None:
+    """While the tables are empty, when one index is as good as another, a session makes the plan that it keeps."""
+    with overheard() as sent:
         await store.tasks.get_many(["tsk_a", "tsk_b"], OWNER)
         await store.tasks.heads(["tsk_a"], OWNER)
         await store.attempts.hand_back("tsk_a", 1, "w1")
         await store.stops.begin("tsk_a", 1, "w1")
         await store.stops.note("tsk_a", 1, "the tool stopped")
-    return texts
-
-
-async def test_what_names_its_tasks_finds_them_by_their_key(
-    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the tables are empty, when one index is as good as another, a session makes the plan that it keeps."""
+    assert len({text for text, _ in sent}) == 5  # some are written again
     assert _COMPLETE.together is not None
     fixed = [each.sql for each in (_GET, _COMPLETE, _COMPLETE.together, _PROGRESS)]
-    for sql in fixed + await _sent(store, monkeypatch):
+    for sql in fixed + [text for text, _ in sent]:
         plan = await plan_of(database_url, sql)
         used = re.findall(r"(?:Scan using|Bitmap Index Scan on) (\w+)(?: on tasks)?  \(cost", plan)
         assert [index for index in used if "tasks" in index] == ["pk_tasks"], plan
