@@ -1,10 +1,11 @@
 """Rings doorbells without ever holding up a request.
 
 `ring` only puts the doorbell into a bounded buffer; one thread publishes, and what has gathered while it was busy goes
-into one message. Soon after a message that held several the thread waits a moment before the next, so that under load
-more go together; doorbells that come one at a time are published at once. A broker that is away, slow or frozen costs
-that thread its time-outs and nobody else anything: what could not be published is dropped here and rung again by the
-relay, which finds it in Postgres.
+into one message. Under load each message may hold twice what the last one held, and soon after one that held several
+the thread waits a moment for more; after a lull the first goes alone. So a steady load costs few messages, calls made
+at one moment are spread over the workers, and doorbells that come one at a time are published at once. A broker that
+is away, slow or frozen costs that thread its time-outs and nobody else anything: what could not be published is dropped
+here and rung again by the relay, which finds it in Postgres.
 """
 
 from __future__ import annotations
@@ -127,11 +128,14 @@ class Bell:
         """What goes into one message, and what came after it."""
         item = self._left if self._left is not None else self._buffer.get()
         self._left = None
-        if isinstance(item, Doorbell) and self._gathers(item.queue):
-            time.sleep(min(GATHER_S * (self._carried - 1), LONGEST_S))
+        room = 1
+        if isinstance(item, Doorbell) and time.monotonic() - self._published < BUSY_S:
+            room = min(2 * self._carried, most_in_one(item.queue))
+            if self._carried > 1 and self._buffer.qsize() < room - 1:
+                time.sleep(min(GATHER_S * (self._carried - 1), LONGEST_S))
         doorbells: list[Doorbell] = []
         while isinstance(item, Doorbell):
-            if doorbells and (item.queue != doorbells[0].queue or len(doorbells) >= most_in_one(item.queue)):
+            if doorbells and (item.queue != doorbells[0].queue or len(doorbells) >= room):
                 self._left = item
                 return doorbells, None
             doorbells.append(item)
@@ -140,11 +144,6 @@ class Bell:
             except queue.Empty:
                 return doorbells, None
         return doorbells, item
-
-    def _gathers(self, route: str) -> bool:
-        """Whether the message becomes fuller by waiting."""
-        missing = most_in_one(route) - 1 - self._buffer.qsize()
-        return missing > 0 and self._carried > 1 and time.monotonic() - self._published < BUSY_S
 
     def _publish(self, doorbells: list[Doorbell]) -> None:
         if time.monotonic() < self._away_until:

@@ -141,22 +141,42 @@ def test_a_job_with_anything_else_among_its_doorbells_is_dropped_whole(more: Any
     assert (host.offered, host.rung, len(forgotten)) == ([], [], 1)
 
 
-def test_doorbells_that_gather_go_together_by_route_and_in_their_order() -> None:
+def _messages(monkeypatch: pytest.MonkeyPatch, bell: Bell, count: int) -> list[tuple[Doorbell, ...]]:
+    """What goes to the broker in this order when all that has been rung goes into so many messages."""
+    messages: list[tuple[Doorbell, ...]] = []
+    monkeypatch.setattr(bell, "_send", lambda *doorbells: messages.append(doorbells))
+    monkeypatch.setattr("taskengine.jobs.bell.time.monotonic", lambda: 100.0)
+    monkeypatch.setattr("taskengine.jobs.bell.time.sleep", lambda _: None)
+    for _ in range(count):
+        bell._publish(bell._next()[0])
+    return messages
+
+
+def test_doorbells_that_gather_go_together_by_route_and_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     bell = Bell(Settings())
-    for route, count in (("default", MOST_IN_ONE + 4), ("default.sync", 2), ("gpu", 1), ("default", 1)):
+    for route, count in (("default", 7), ("default.sync", 2), ("gpu", 1), ("default", 1)):
         for n in range(count):
             bell.ring(Doorbell(f"{route}-{n}", 1, route))
-    gathered = [bell._next()[0] for _ in range(6)]
-    assert [len(doorbells) for doorbells in gathered] == [MOST_IN_ONE, 4, 1, 1, 1, 1]
-    assert [doorbell.task_id for doorbells in gathered[:2] for doorbell in doorbells] == [
-        f"default-{n}" for n in range(MOST_IN_ONE + 4)
+    messages = _messages(monkeypatch, bell, 7)
+    assert [len(doorbells) for doorbells in messages] == [1, 2, 4, 1, 1, 1, 1]
+    assert [doorbell.task_id for doorbells in messages[:3] for doorbell in doorbells] == [
+        f"default-{n}" for n in range(7)
     ]
-    assert [{doorbell.queue for doorbell in doorbells} for doorbells in gathered[2:]] == [
+    assert [{doorbell.queue for doorbell in doorbells} for doorbells in messages[3:]] == [
         {"default.sync"},
         {"default.sync"},
         {"gpu"},
         {"default"},
     ]
+
+
+def test_what_is_rung_at_one_moment_is_spread_over_messages_that_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each message goes to one worker: the first ones must not be given all, and the thousandth needs few."""
+    bell = Bell(Settings())
+    for n in range(150):
+        bell.ring(Doorbell(str(n), 1, "default"))
+    sizes = [len(doorbells) for doorbells in _messages(monkeypatch, bell, 9)]
+    assert sizes == [1, 2, 4, 8, 16, *[MOST_IN_ONE] * 3, 150 - 31 - 3 * MOST_IN_ONE]
 
 
 def _gathered(monkeypatch: pytest.MonkeyPatch, bell: Bell, route: str, count: int) -> tuple[int, list[float]]:
@@ -190,7 +210,7 @@ def test_soon_after_a_message_doorbells_gather_and_one_that_comes_alone_waits_fo
     bell._publish([Doorbell("alone", 1, "default.sync")])
     now[0] += BUSY_S / 2
     assert _gathered(monkeypatch, bell, "default", 2) == (3, [GATHER_S])
-    assert _gathered(monkeypatch, bell, "default", MOST_IN_ONE) == (MOST_IN_ONE, [])  # full already
+    assert _gathered(monkeypatch, bell, "default", 4) == (4, [])  # twice the last is full already
     assert _gathered(monkeypatch, bell, "default.sync", 1) == (1, [])  # goes alone in any case
     now[0] += BUSY_S
     assert _gathered(monkeypatch, bell, "default", 1) == (1, [])
