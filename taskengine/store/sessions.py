@@ -6,17 +6,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, literal_column, select
+from sqlalchemy import ColumnElement, Text, bindparam, delete, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 
 from taskengine.store import channels
 from taskengine.store.database import Database
+from taskengine.store.statements import prepared
 from taskengine.store.tables import letters, sessions
 
 __all__ = ["Notice", "SessionState", "Sessions"]
 
 _SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
 LETTER_S = 86_400.0
+
+# Every request of 2025-11-25 meets these.
+_STATE = prepared(
+    select(sessions.c.ended_at, sessions.c.log_level).where(sessions.c.id == bindparam("session", type_=Text))
+)
+_TELL = prepared(select(func.pg_notify(channels.SESSIONS, bindparam("notice", type_=Text))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +60,7 @@ class Sessions:
         self._database = database
 
     async def state(self, session: str) -> SessionState:
-        found = await self._database.run(
-            select(sessions.c.ended_at, sessions.c.log_level).where(sessions.c.id == session)
-        )
+        found = await self._database.run(_STATE, {"session": session})
         row = found.one_or_none()
         return SessionState() if row is None else SessionState(row.ended_at is not None, row.log_level)
 
@@ -70,7 +75,7 @@ class Sessions:
 
     async def tell(self, notice: Notice) -> None:
         """Every front end hears it, if it listens."""
-        await self._database.run(select(func.pg_notify(channels.SESSIONS, str(notice))))
+        await self._database.run(_TELL, {"notice": str(notice)})
 
     async def post(self, letter: str, body: str) -> None:
         """Keep a response for the front end whose call waits for it; the first one counts."""

@@ -1,39 +1,17 @@
-"""Tasks as their owners see them: create, read, cancel."""
+"""What owners do with tasks: create them and cancel them, beside what they read of them (`reads`)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
-from datetime import datetime, timedelta
-from functools import partial
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    ColumnElement,
-    Select,
-    Text,
-    and_,
-    any_,
-    bindparam,
-    case,
-    cast,
-    func,
-    literal,
-    literal_column,
-    not_,
-    null,
-    or_,
-    select,
-    tuple_,
-    update,
-)
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy import BigInteger, ColumnElement, Text, and_, bindparam, func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from taskengine.errors import TaskNotFound
 from taskengine.lifecycle import LONGEST_POLL, Event, Phase, Status, sources
-from taskengine.records import Doorbell, LogLine, NewTask, Same, TaskRecord
+from taskengine.records import Doorbell, NewTask, Same, TaskRecord
 from taskengine.store import bounds, callers, channels, retention, sameness, turns
 from taskengine.store.audit import noting, noting_creation, with_creation
 from taskengine.store.batches import Batches
@@ -42,70 +20,18 @@ from taskengine.store.bounds import NO_BOUNDS, Bounds
 from taskengine.store.children import cancel_below
 from taskengine.store.database import Database, Row
 from taskengine.store.endings import ending, withdraw
-from taskengine.store.payload import dump, load, questions_of
-from taskengine.store.places import place, with_place
-from taskengine.store.sealing import Sealing
+from taskengine.store.payload import dump
+from taskengine.store.reads import VISIBLE, Reads, record
 from taskengine.store.statements import prepared, unindexed
-from taskengine.store.tables import inputs, logs, tasks
+from taskengine.store.tables import tasks
 
 __all__ = ["Tasks"]
 
 CREATE_TRIES = 3
-_SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
 _LONGEST_POLL_MS = LONGEST_POLL // timedelta(milliseconds=1)
 
-_open_questions = (
-    select(
-        func.json_agg(
-            aggregate_order_by(
-                func.json_build_array(inputs.c.key, inputs.c.method, inputs.c.params), inputs.c.position, inputs.c.key
-            )
-        )
-    )
-    .where(inputs.c.task_id == tasks.c.id, inputs.c.response.is_(None))
-    .scalar_subquery()
-)
-
-_VISIBLE = (
-    tasks.c.id,
-    tasks.c.tool,
-    tasks.c.status,
-    tasks.c.phase,
-    tasks.c.attempt,
-    tasks.c.status_message,
-    tasks.c.progress,
-    tasks.c.progress_total,
-    tasks.c.progress_message,
-    tasks.c.result,
-    tasks.c.is_error,
-    tasks.c.error,
-    tasks.c.created_at,
-    tasks.c.updated_at,
-    func.clock_timestamp().label("now"),
-    tasks.c.ttl_ms,
-    tasks.c.poll_interval_ms,
-    # A task that goes on while it asks may get its answers all the same; one that has never run asks nothing.
-    case((and_(tasks.c.phase != Phase.DONE, tasks.c.attempt > 0), _open_questions)).label("open_questions"),
-    tasks.c.session,
-    tasks.c.progress_token,
-)
-"""In the order of the members of a `TaskRecord`."""
-_SEALED = ((5, "status_message"), (8, "progress_message"), (9, "result"), (11, "error"))
-"""Where among these what is sealed stands, and what it was sealed as."""
-
-
-def _without(names: Collection[str]) -> tuple[ColumnElement[Any], ...]:
-    return tuple(cast(null(), Text).label(each.name) if each.name in names else each for each in _VISIBLE)
-
-
-_LISTED = _without({"result"})
-"""The same without results, which may be large and which no list shows."""
-_HEAD = _without({"result", "error", "open_questions"})
-"""The same without anything that is as large as a tool makes it."""
 _ACCEPTED = "Waiting for a worker"
 
-
-# What every call and every poll meets is built once.
 _NEW: dict[str, Any] = {
     "id": bindparam("id", type_=tasks.c.id.type),
     "owner": bindparam("owner", type_=tasks.c.owner.type),
@@ -150,35 +76,15 @@ _CREATING = {
 }
 """By whether it is audited: as it comes, and within bounds."""
 _LARGE_PARAMETERS = ["arguments", "first"]
-LARGE_BYTES = 256 * 1024
-"""A result that is larger is not read together with what others poll, but by itself."""
-_IS_LARGE = func.octet_length(tasks.c.result) > literal_column(str(LARGE_BYTES))
-_POLLED = [
-    case((not_(_IS_LARGE), tasks.c.result)).label("result") if column is tasks.c.result else column
-    for column in _VISIBLE
-]
 
 
-def _one(*columns: ColumnElement[Any]) -> Select[Any]:
-    named = and_(tasks.c.id == bindparam("task_id"), unindexed(tasks.c.owner) == bindparam("owner"))
-    return select(*columns).where(named, retention.readable())
-
-
-_GET = prepared(_one(*_POLLED, tasks.c.owner, place().label("place"), _IS_LARGE.label("large")))
-_GET_LARGE = prepared(_one(*_VISIBLE))
-READS_AT_ONCE = 16
-"""What they read is in memory together."""
-
-
-class Tasks:
+class Tasks(Reads):
     def __init__(self, database: Database, blinding: Blinding) -> None:
-        self._database = database
-        self._sealing = database.sealing
+        super().__init__(database)
         self._blinding = blinding
         plain, within = _CREATING[database.audits]
         creating = Batches(database, plain, {"id": "id"}, large=_LARGE_PARAMETERS)
         self._gate = bounds.Gate(database, creating, within, _LARGE_PARAMETERS)
-        self._reading = Batches(database, _GET, {"task_id": "id", "owner": "owner"}, shared=True, most=READS_AT_ONCE)
 
     async def create(self, new: NewTask, within: Bounds = NO_BOUNDS) -> tuple[TaskRecord, Doorbell | None]:
         """Store the call; it is accepted once this returns. The doorbell is for whoever rings.
@@ -224,10 +130,10 @@ class Tasks:
                 if same is not None:
                     return same, _again(new, same)
             for earlier in _earlier(new):
-                row = (await self._database.run(select(*_VISIBLE).where(earlier, retention.readable()))).one_or_none()
+                row = (await self._database.run(select(*VISIBLE).where(earlier, retention.readable()))).one_or_none()
                 if row is not None:
-                    record = self._record(row)
-                    return record, _again(new, record)
+                    found = record(row, self._sealing)
+                    return found, _again(new, found)
             if refusal is not None:
                 raise refusal
             # The task that stood in the way has ended in between: there is room now.
@@ -237,72 +143,6 @@ class Tasks:
         """The task that an earlier call has made which counts as the same one. Raises KeyReused."""
         task_id = await sameness.earlier(self._database, owner, tool, arguments, same)
         return None if task_id is None else await self.get(task_id, owner)
-
-    async def get(self, task_id: str, owner: str) -> TaskRecord:
-        """With its place in the queue, while it waits for a worker. Raises TaskNotFound for an unknown, expired or
-        foreign id alike."""
-        row = await self._reading.run({"task_id": task_id, "owner": owner})
-        if row is not None and row.large:
-            whole = await self._database.run(_GET_LARGE, {"task_id": task_id, "owner": owner})
-            row = whole.one_or_none()
-        if row is None:
-            raise TaskNotFound(task_id)
-        record = self._record(row)
-        where = row.get("place")
-        return record if where is None else replace(record, status_message=with_place(record.status_message, where))
-
-    async def get_many(self, task_ids: Iterable[str], owner: str) -> dict[str, TaskRecord]:
-        """Those of `task_ids` that the owner may see, by id."""
-        found = await self._database.run(_named(_VISIBLE, owner, task_ids))
-        return {row.id: self._record(row) for row in found}
-
-    async def heads(self, task_ids: Iterable[str], owner: str) -> dict[str, TaskRecord]:
-        """The same without what may be large: how each stands, and neither its outcome nor what it asks."""
-        found = await self._database.run(_named(_HEAD, owner, task_ids))
-        return {row.id: self._record(row) for row in found}
-
-    async def page(self, owner: str, before: tuple[datetime, str] | None, limit: int) -> list[TaskRecord]:
-        """Up to `limit` tasks of the owner, newest first, as heads; those made before the (created_at, id) of
-        another."""
-        older = _of(_HEAD, owner)
-        if before is not None:
-            older = older.where(tuple_(tasks.c.created_at, tasks.c.id) < tuple_(*before))
-        newest_first = older.order_by(tasks.c.created_at.desc(), tasks.c.id.desc()).limit(limit)
-        return [self._record(row) for row in await self._database.run(newest_first)]
-
-    async def of_session(self, session: str, owner: str, since: datetime | None, limit: int) -> list[TaskRecord]:
-        """The tasks that the session is told of, as heads: those alive, and those that changed after `since`."""
-        interesting = tasks.c.phase != Phase.DONE
-        if since is not None:
-            interesting = or_(interesting, tasks.c.updated_at > since)
-        found = _of(_HEAD, owner).where(tasks.c.session == session, interesting)
-        newest_first = found.order_by(tasks.c.created_at.desc()).limit(limit)
-        return [self._record(row) for row in await self._database.run(newest_first)]
-
-    async def lines(self, task_id: str, owner: str, after: int, limit: int) -> list[LogLine]:
-        """Log lines of the task past the id `after`, oldest first."""
-        found = await self._database.run(
-            select(logs.c.id, logs.c.level, logs.c.logger, logs.c.data, logs.c.at)
-            .join(tasks, tasks.c.id == logs.c.task_id)
-            .where(logs.c.task_id == task_id, unindexed(tasks.c.owner) == owner, logs.c.id > after)
-            .order_by(logs.c.id)
-            .limit(limit)
-        )
-        opened = partial(self._sealing.open, task_id)
-        return [
-            LogLine(row.id, row.level, opened("logger", row.logger), opened("logs", row.data), row.at) for row in found
-        ]
-
-    async def recent(self, owner: str, ended_within_s: float, limit: int) -> list[TaskRecord]:
-        """The owner's live tasks, and those that ended within this time, newest first; without their results."""
-        ended = func.clock_timestamp() - ended_within_s * _SECOND
-        found = await self._database.run(
-            _of(_LISTED, owner)
-            .where(or_(tasks.c.phase != Phase.DONE, tasks.c.ended_at > ended))
-            .order_by(tasks.c.created_at.desc(), tasks.c.id)
-            .limit(limit)
-        )
-        return [self._record(row) for row in found]
 
     async def cancel(self, task_id: str, owner: str, *, actor: str | None = None) -> None:
         """The task is cancelled when this returns, unless it had ended before (A-08). Raises TaskNotFound.
@@ -338,9 +178,6 @@ class Tasks:
             if row.worker_id is not None:
                 await connection.execute(select(func.pg_notify(channels.WORKERS, row.worker_id)))
 
-    def _record(self, row: Row) -> TaskRecord:
-        return _record(row, self._sealing)
-
 
 def _again(new: NewTask, found: TaskRecord) -> Doorbell | None:
     """Who stored it before did not hear of it, so nobody has rung for it yet. A doorbell too many does no harm."""
@@ -357,15 +194,6 @@ def _earlier(new: NewTask) -> list[ColumnElement[bool]]:
     if new.dedupe is not None:
         found.append(and_(tasks.c.owner == new.owner, tasks.c.dedupe == new.dedupe, tasks.c.phase != Phase.DONE))
     return found
-
-
-def _named(columns: Iterable[ColumnElement[Any]], owner: str, task_ids: Iterable[str]) -> Select[Any]:
-    named = tasks.c.id == any_(literal(list(task_ids), ARRAY(Text)))
-    return select(*columns).where(named, unindexed(tasks.c.owner) == owner, retention.readable())
-
-
-def _of(columns: Iterable[ColumnElement[Any]], owner: str) -> Select[Any]:
-    return select(*columns).where(tasks.c.owner == owner, retention.readable())
 
 
 def _created(new: NewTask, poll_interval_ms: int, row: Row) -> TaskRecord:
@@ -391,16 +219,3 @@ def _created(new: NewTask, poll_interval_ms: int, row: Row) -> TaskRecord:
         session=new.session,
         progress_token=new.progress_token,
     )
-
-
-def _record(row: Row, sealing: Sealing) -> TaskRecord:
-    """Of the columns of `_VISIBLE`."""
-    members = list(row[: len(_VISIBLE)])
-    task_id = members[0]
-    members[2], members[3] = Status(members[2]), Phase(members[3])
-    for at, name in _SEALED:
-        members[at] = sealing.open(task_id, name, members[at])
-    questions, _, token = members[17:]
-    members[17] = () if questions is None else questions_of(sealing, task_id, load(questions))
-    members[19] = None if token is None else load(sealing.open(task_id, "progress_token", token))
-    return TaskRecord(*members)

@@ -19,8 +19,8 @@ from taskengine.store import Store
 from taskengine.store import batches as batches_module
 from taskengine.store.batches import Batches
 from taskengine.store.database import _IS_BLOCKED, Database, Rows
+from taskengine.store.reads import LARGE_BYTES
 from taskengine.store.statements import Prepared, prepared
-from taskengine.store.tasks import LARGE_BYTES
 from tests.store.calls import OWNER, RESULT, claimed, new_task, stored, worker
 from tests.store.sql import execute
 

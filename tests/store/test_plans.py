@@ -14,7 +14,7 @@ from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store.attempts import _COMPLETE, _PROGRESS
 from taskengine.store.database import _PLANNING, Database
-from taskengine.store.tasks import _GET
+from taskengine.store.reads import _GET
 from tests.store.calls import OWNER, RESULT, new_task, worker
 
 PLANNED = "SELECT statement, custom_plans FROM pg_prepared_statements WHERE statement !~ 'pg_'"

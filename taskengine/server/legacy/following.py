@@ -42,6 +42,21 @@ LONGEST_OUTAGE_S = 30.0
 UNNEEDED = "It needs no answer any more"
 
 
+class _Told:
+    """The client, told of one task."""
+
+    def __init__(self, exchange: Exchange, framing: Labelled, task_id: str | None) -> None:
+        """With a `task_id` every message names it."""
+        self._exchange = exchange
+        self._framing = framing
+        self._task_id = task_id
+
+    async def notify(self, message: Mapping[str, Any]) -> None:
+        if message["method"] == "notifications/progress":
+            self._framing.progress = message["params"]["progress"]
+        await self._exchange.notify(message if self._task_id is None else legacy.about(message, self._task_id))
+
+
 class Follower:
     def __init__(
         self,
@@ -60,16 +75,12 @@ class Follower:
         self._framing = framing
         self._task_id = task_id
         self._teller = teller
-        self._reporter = Reporter(self, wanted, legacy, told=framing.progress)
+        self._told = _Told(exchange, framing, None if teller is None else task_id)
+        self._reporter = Reporter(self._told, wanted, legacy, told=framing.progress)
         self._stream = secrets.token_urlsafe(12)
         self._sent: dict[str, str] = {}
         """Ids of the requests that are out, by the question's key."""
         self._offers: dict[str, int] = {}
-
-    async def notify(self, message: Mapping[str, Any]) -> None:
-        if message["method"] == "notifications/progress":
-            self._framing.progress = message["params"]["progress"]
-        await self._exchange.notify(message if self._teller is None else legacy.about(message, self._task_id))
 
     async def follow(self, watch: Watch, *, within_s: float | None = None) -> TaskRecord:
         """The task once it has ended. With `within_s` also as it stands when it has worked for that long, or when it
@@ -176,7 +187,7 @@ class Follower:
             request_id = self._sent.pop(key)
             self._framing.asked = tuple(self._sent.values())
             if not self._call.front.was_answered(request_id):
-                await self.notify(legacy.cancelled_notification(request_id, UNNEEDED))
+                await self._told.notify(legacy.cancelled_notification(request_id, UNNEEDED))
 
     def _may_ask(self, question: Question) -> bool:
         if question.key in self._sent or self._offers.get(question.key, 0) >= OFFERS:
