@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from taskengine.errors import EngineError
+from taskengine.jobs import transport
 from taskengine.jobs.app import JOB, make_app, make_queue, most_in_one
 from taskengine.records import Doorbell
 from taskengine.settings import Settings
@@ -56,6 +57,7 @@ class Bell:
         self._settings = settings
         self._app = make_app(settings)
         self._queues: dict[str, Any] = {}
+        """By route, as they are on this connection: one that is not would be copied for each message."""
         self._buffer: queue.SimpleQueue[Doorbell | _Errand | _Stop] = queue.SimpleQueue()
         self._left: Doorbell | None = None
         """Taken from the buffer, and of another message than those before it."""
@@ -160,13 +162,13 @@ class Bell:
             self._back()
 
     def _send(self, first: Doorbell, *more: Doorbell) -> None:
-        self._connected()
+        queue = self._queue(first.queue)
         self._app.send_task(
             JOB,
             args=[first.task_id, first.attempt],
             # Beside the arguments: a worker of a version before these hears the first and leaves the rest to the relay.
             kwargs={"more": [(doorbell.task_id, doorbell.attempt) for doorbell in more]} if more else {},
-            queue=self._queue(first.queue),
+            queue=queue,
             producer=self._producer,
             ignore_result=True,
             retry=False,
@@ -198,18 +200,20 @@ class Bell:
     def _connected(self) -> Any:
         if self._connection is None:
             connection = self._app.connection_for_write()
+            transport.take(connection)
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
             connection.default_channel  # noqa: B018 - opens it: Redis connects only then
             self._connection, self._producer = connection, self._app.amqp.Producer(connection)
         return self._connection
 
     def _depth(self, route: str) -> int:
-        channel = self._connected().default_channel
-        return int(self._queue(route)(channel).queue_declare().message_count)
+        return int(self._queue(route).queue_declare().message_count)
 
     def _queue(self, route: str) -> Any:
+        channel = self._connected().default_channel
         if route not in self._queues:
-            self._queues[route] = self._app.amqp.queues.select_add(make_queue(self._settings, route))
+            queue = self._app.amqp.queues.select_add(make_queue(self._settings, route))
+            self._queues[route] = queue.bind(channel)
         return self._queues[route]
 
     @property
@@ -230,6 +234,7 @@ class Bell:
 
     def _disconnect(self) -> None:
         connection, self._connection, self._producer = self._connection, None, None
+        self._queues.clear()
         if connection is not None:
             try:
                 connection.release()

@@ -1,7 +1,8 @@
-"""The Redis transport of workers, made to outlive messages that are none.
+"""Kombu's Redis transport, made to outlive messages that are none and to publish with one client.
 
 Kombu's raises whatever a message makes it raise, into Celery's loop, which ends the worker: anybody who can write to
 the broker could stop all of them. Here such a message is dropped; the relay rings again for whatever was lost by it.
+It also makes a client anew for each message that it publishes, which takes longer than to publish.
 """
 
 from __future__ import annotations
@@ -13,18 +14,29 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import DataError
 
-__all__ = ["Channel", "Transport", "install"]
+__all__ = ["Channel", "Transport", "install", "take"]
 
 logger = logging.getLogger("taskengine.jobs")
 
 FORGED = (ValueError, TypeError, LookupError, AttributeError, RecursionError, DataError)
 """What reading something that is not a message of ours raises; a broker that is away raises other things."""
+SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 
 
 class Channel(redis.Channel):  # type: ignore[misc]  # Kombu has no types
     do_restore = False
     """What was fetched and not done when a connection ends is left to the relay. Kombu would try to put each message
     back, one after the other, also while the broker is away, and then write all of them to a file."""
+
+    _kept: Any = None
+    """The client for all that does not wait: its connections are the pool's, so it holds nothing of its own."""
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        if self._kept is None or self._kept.connection_pool is not self.pool:
+            self._kept = super()._create_client()
+        return self._kept
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -53,9 +65,15 @@ class Transport(redis.Transport):  # type: ignore[misc]
 
 def install() -> None:
     """Every connection of this process to a Redis broker is one of these. Not for processes that are not ours alone."""
-    for scheme in ("redis", "rediss", "valkey", "valkeys"):
+    for scheme in SCHEMES:
         if scheme in TRANSPORT_ALIASES:
             TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
+
+
+def take(connection: Any) -> None:
+    """This one connection is, if it is to a Redis broker. Before it is opened."""
+    if connection.transport_cls in SCHEMES:
+        connection.transport_cls = Transport
 
 
 def _dropped(error: Exception) -> None:

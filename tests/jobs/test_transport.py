@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from kombu import Connection
+from kombu.transport import redis
 
 from taskengine.jobs import transport
 from taskengine.jobs.app import make_app, make_queue
@@ -63,3 +64,25 @@ def test_what_was_fetched_is_left_to_the_relay(
     assert bell._depth("default") == 0
     bell._disconnect()
     connection.release()
+
+
+def test_a_connection_publishes_with_the_client_it_has(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    initialised = redis.PrefixedStrictRedis.__init__
+
+    def counted(self: Any, *args: Any, **options: Any) -> None:
+        made.append(self)
+        initialised(self, *args, **options)
+
+    monkeypatch.setattr(redis.PrefixedStrictRedis, "__init__", counted)
+    bell = Bell(settings)
+    bell._send(Doorbell("tsk_0", 1, "default"))
+    made.clear()
+    bell._send(Doorbell("tsk_1", 1, "default"))
+    assert bell._depth("default") == 2
+    assert made == []
+    bell._disconnect()
+    bell._send(Doorbell("tsk_2", 1, "default"))
+    assert bell._depth("default") == 3
+    bell._disconnect()
+    _fetched(settings)[0].release()
