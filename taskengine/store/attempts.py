@@ -64,7 +64,7 @@ def _told(statement: Update, loss: Loss | None = None) -> Executable:
     return told if loss is None else told.add_cte(lost.noting(changed, loss).cte("noted"))
 
 
-_HELD = select(tasks.c.id).where(holding()).with_for_update(read=True)
+_HELD = prepared(select(tasks.c.id).where(holding()).with_for_update(read=True))
 
 
 def _completing(held: ColumnElement[bool], outcome: Mapping[str, ColumnElement[Any]]) -> Executable:

@@ -39,7 +39,7 @@ from taskengine.store.database import Database, Row
 from taskengine.store.fence import fence, holding
 from taskengine.store.payload import dump, load, questions_of
 from taskengine.store.sealing import Sealing
-from taskengine.store.statements import given_rows
+from taskengine.store.statements import given_rows, prepared
 from taskengine.store.tables import inputs, journal, tasks
 
 __all__ = ["Journal", "columns_of", "writing"]
@@ -112,7 +112,7 @@ _HELD = (
     .cte("held")
 )
 _WRITTEN = writing(_HELD).returning(journal.c.path).cte("written")
-_RECORD = select(_HELD.c.id).add_cte(_WRITTEN)
+_RECORD = prepared(select(_HELD.c.id).add_cte(_WRITTEN))
 _MADE = (
     insert(tasks)
     .from_select(
@@ -160,10 +160,10 @@ _MADE = (
     .returning(tasks.c.id, tasks.c.owner, tasks.c.tool)
     .cte("made")
 )
-_RECORD_CALLS = select(_HELD.c.id).add_cte(_MADE).add_cte(_WRITTEN)
-_RECORD_CALLS_AUDITED = _RECORD_CALLS.add_cte(
-    noting(_MADE, "create", actor=_MADE.c.owner, owner=_MADE.c.owner, tool=_MADE.c.tool)
-)
+_CALLS = select(_HELD.c.id).add_cte(_MADE).add_cte(_WRITTEN)
+_NOTED = noting(_MADE, "create", actor=_MADE.c.owner, owner=_MADE.c.owner, tool=_MADE.c.tool)
+_RECORD_CALLS = {False: prepared(_CALLS), True: prepared(_CALLS.add_cte(_NOTED))}
+"""By whether it is audited."""
 
 _child = tasks.alias("child")
 _mirror = inputs.alias("mirror")
@@ -177,7 +177,7 @@ _child_asks: ColumnElement[Any] = (
     .where(inputs.c.task_id == _child.c.id, inputs.c.response.is_(None))
     .scalar_subquery()
 )
-_LOAD = (
+_LOAD = prepared(
     select(
         *(journal.c[name] for name in _COLUMNS),
         _child.c.id.label("child"),
@@ -200,7 +200,7 @@ class Journal:
         self._database = database
         self._sealing = database.sealing
         self._blinding = blinding
-        self._calls = _RECORD_CALLS_AUDITED if database.audits else _RECORD_CALLS
+        self._calls = _RECORD_CALLS[database.audits]
 
     async def load(self, task_id: str) -> dict[str, Entry]:
         """Every entry by its path; those of calls with the task they made, as it stands."""

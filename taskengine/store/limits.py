@@ -41,7 +41,7 @@ from taskengine.records import Doorbell
 from taskengine.store import channels
 from taskengine.store.database import Database, Row
 from taskengine.store.endings import touched
-from taskengine.store.statements import Prepared
+from taskengine.store.statements import Prepared, prepared
 from taskengine.store.tables import tasks
 from taskengine.store.turns import QUEUED, in_order
 
@@ -87,8 +87,8 @@ _KEY = bindparam("key", type_=Text)
 _KEYS = bindparam("keys", type_=ARRAY(Text))
 _LOCKS = select(func.hashtextextended(func.unnest(_KEYS), 0).label("lock")).distinct().order_by("lock").subquery()
 # In one order, as everybody who takes several.
-_LOCK = select(func.pg_advisory_xact_lock(_LOCKS.c.lock)).select_from(_LOCKS)
-_FULL = (
+_LOCK = prepared(select(func.pg_advisory_xact_lock(_LOCKS.c.lock)).select_from(_LOCKS))
+_FULL = prepared(
     select(_SLOT.c.key)
     .select_from(tasks.join(_SLOT, true()))
     .where(
@@ -97,7 +97,7 @@ _FULL = (
     )
     .limit(1)
 )
-_BLOCK = (
+_BLOCK = prepared(
     update(tasks)
     .where(
         tasks.c.id.in_(
@@ -141,14 +141,14 @@ _FREED = (
     .returning(tasks.c.id, tasks.c.attempt, tasks.c.queue)
     .cte("freed")
 )
-_FREE = channels.telling(_FREED, _FREED.c.id, _FREED.c.attempt, _FREED.c.queue)
+_FREE = prepared(channels.telling(_FREED, _FREED.c.id, _FREED.c.attempt, _FREED.c.queue))
 _KEYS_BLOCKED = (
     select(tasks.c.blocked_by.label("key"), func.min(tasks.c.tool).label("tool"), func.max(_size).label("size"))
     .where(_IS_BLOCKED)
     .group_by(tasks.c.blocked_by)
     .subquery()
 )
-_WITH_ROOM = (
+_WITH_ROOM = prepared(
     select(_KEYS_BLOCKED.c.key)
     .where(_running(_KEYS_BLOCKED.c.tool, _KEYS_BLOCKED.c.key, _KEYS_BLOCKED) < _KEYS_BLOCKED.c.size)
     .limit(KEYS_BATCH)

@@ -47,6 +47,7 @@ from taskengine.store.endings import touched, withdraw
 from taskengine.store.fence import fence, holding, ran_ms
 from taskengine.store.journal import columns_of, writing
 from taskengine.store.payload import dump, load, questions_of
+from taskengine.store.statements import prepared
 from taskengine.store.tables import inputs, journal, tasks, workers
 
 __all__ = ["Waits"]
@@ -105,7 +106,7 @@ _ASKED = (
     .cte("asked")
 )
 _NOTED = writing(_PARKED).returning(journal.c.path).cte("written")
-_PARK = channels.telling(_PARKED, _PARKED.c.id).add_cte(_ASKED).add_cte(_NOTED)
+_PARK = prepared(channels.telling(_PARKED, _PARKED.c.id).add_cte(_ASKED).add_cte(_NOTED))
 
 _child = tasks.alias("child")
 _mirrored = inputs.alias("mirrored")
@@ -175,7 +176,8 @@ def _resuming_batch(which: ColumnElement[bool]) -> Select[Any]:
 
 _NAMED = tasks.c.id == bindparam("named")
 _ANSWERED = and_(tasks.c.status == target(Event.ASK).status.value, ~_asked_before)
-_RESUME_READY = _resuming(and_(_NAMED, or_(_ANSWERED, _parents(), tasks.c.wake_at <= func.clock_timestamp())))
+_READY = or_(_ANSWERED, _parents(), tasks.c.wake_at <= func.clock_timestamp())
+_RESUME_READY = prepared(_resuming(and_(_NAMED, _READY)))
 _RESUME_PARENT = _resuming(and_(_NAMED, _parents()))
 _RESUME_PARENTS = _resuming_batch(_parents())
 # `statement_timestamp`, for an index is of no use against a clock that is another at every row.
@@ -206,7 +208,7 @@ _TAKE_BACK = (
     .returning(tasks.c.id, tasks.c.ran_ms)
     .cte("taken")
 )
-_TAKE_BACK_TOLD = channels.telling(_TAKE_BACK, _TAKE_BACK.c.ran_ms)
+_TAKE_BACK_TOLD = prepared(channels.telling(_TAKE_BACK, _TAKE_BACK.c.ran_ms))
 
 
 class Waits:
