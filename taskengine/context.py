@@ -60,9 +60,13 @@ class Context(ContextBase):
     ) -> None:
         super().__init__(port, ask_first, answer_by)
         self._port = port
-        self.log = Log(self._log)
         if port.durable is not None:
             self._durable = Durable(port.durable, AsyncColour(), tool=tool, version=version, max_bytes=max_bytes)
+
+    @property
+    def log(self) -> Log:
+        """Log messages for the client of the call (X-LOG-08)."""
+        return Log(self._log)
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the work is; `progress` grows from call to call, `total` is its end when known."""

@@ -6,7 +6,7 @@ import gc
 
 __all__ = ["spare_what_stays"]
 
-THRESHOLDS = (10_000, 20, 20)
+THRESHOLDS = (10_000, 10, 10)
 """So many objects more than before begin a collection. Nearly all that a request makes is freed when it is dropped;
 what goes round in circles waits a little longer."""
 

@@ -28,7 +28,7 @@ _SIDE_BY_SIDE = (
 class Lane:
     def __init__(self, path: str, root: Lane | None = None) -> None:
         self.path = path
-        self.root = root or self
+        self._root = root
         self.ended: Ended | None = None
         """What ended this lane, kept in case the tool's code swallowed it."""
         self.waits: list[tuple[Wait, bool]] = []
@@ -41,6 +41,11 @@ class Lane:
         self._busy = False
         self._users: set[asyncio.Task[object]] = set()
         self._owner = current_task()
+
+    @property
+    def root(self) -> Lane:
+        """The lane of the function itself."""
+        return self._root or self
 
     def begin(self) -> str:
         """The place of the next call. Raises DeclarationError while another is under way."""

@@ -52,10 +52,14 @@ class SyncContext(ContextBase):
     ) -> None:
         super().__init__(port, ask_first, answer_by)
         self._port = port
-        self.log = SyncLog(self._log)
         if port.durable is not None:
             plain = _Awaitable(port.durable)
             self._durable = Durable(plain, SyncColour(), tool=tool, version=version, max_bytes=max_bytes)
+
+    @property
+    def log(self) -> SyncLog:
+        """Log messages for the client of the call (X-LOG-08)."""
+        return SyncLog(self._log)
 
     def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """As `Context.progress`."""

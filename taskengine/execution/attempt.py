@@ -159,12 +159,14 @@ class Attempt(TaskPort):
                 return AttemptReleased
         try:
             outcome = job.result()
-        except Suspended:
+        except Suspended as ended:
+            ended.__traceback__ = None  # the context keeps it, and by this it would keep the context
             return None
         except ClaimLost:
             self.unheld = True
             return None
-        except (AttemptReleased, TaskCancelled, StoreUnavailable):
+        except (AttemptReleased, TaskCancelled, StoreUnavailable) as ended:
+            ended.__traceback__ = None
             return AttemptReleased
         except AttemptLost:
             return ProcessDied(Loss("the engine failed in a call of the tool's context"))

@@ -108,7 +108,7 @@ class TaskPort:
         self._handed_over = HandedOver(claim, store, renew)
         self._find = find
         self._may_linger = may_linger
-        self._recorder = Recorder(self._record)
+        self._recorder = Recorder()
         self._alive = {entry.child_id for entry in claim.journal.values() if _lives(entry)}
         """The tasks it called that had not ended when the journal was read."""
         self._above: int | None = None
@@ -179,7 +179,7 @@ class TaskPort:
 
     @guarding
     async def record(self, entry: Entry) -> None:
-        await self._or_over(lambda: self._recorder.record(entry))
+        await self._or_over(lambda: self._recorder.record(self._record, entry))
         self._leave_if_over()
 
     @guarding
@@ -197,7 +197,7 @@ class TaskPort:
             raise too_deep(entry.name)
         assert entry.child_id is not None
         child = self._child_of(tool, entry.child_id, arguments)
-        await self._or_over(lambda: self._recorder.record(entry, child))
+        await self._or_over(lambda: self._recorder.record(self._record, entry, child))
         self._alive.add(child.id)
         return replace(entry, child=ChildState(child.id, tool.name, Status.WORKING))
 

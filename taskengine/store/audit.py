@@ -38,7 +38,18 @@ from taskengine.store.database import Database
 from taskengine.store.statements import given_rows, prepared
 from taskengine.store.tables import audit
 
-__all__ = ["ACTIONS", "ENGINE", "OPERATOR", "Audit", "Deed", "entry", "noting", "noting_creation", "with_creation"]
+__all__ = [
+    "ACTIONS",
+    "ENGINE",
+    "ENTRY",
+    "OPERATOR",
+    "Audit",
+    "Deed",
+    "entry",
+    "noting",
+    "noting_creation",
+    "with_creation",
+]
 
 ACTIONS = ("create", "read", "list", "answer", "cancel", "retry", "refuse")
 OPERATOR = "operator"
@@ -178,11 +189,13 @@ class Audit:
         return len(swept)
 
 
-def entry(actor: str, action: str, task_id: str, owner: str, detail: str | None = None) -> Executable:
-    """The entry of what is done in a transaction that goes on."""
-    return insert(audit).values(
-        actor=actor, action=action, task_id=task_id, owner=owner, detail=null() if detail is None else detail
-    )
+_NOTED = ("actor", "action", "task_id", "owner", "detail")
+ENTRY = prepared(insert(audit).values({name: bindparam(name, type_=audit.c[name].type) for name in _NOTED}))
+"""What is done in a transaction that goes on, with an `entry`."""
+
+
+def entry(actor: str, action: str, task_id: str, owner: str, detail: str | None = None) -> dict[str, Any]:
+    return dict(zip(_NOTED, (actor, action, task_id, owner, detail), strict=True))
 
 
 def _sweeping() -> Executable:

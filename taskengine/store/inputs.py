@@ -6,24 +6,69 @@ from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Text, and_, bindparam, exists, func, literal_column, or_, select, update
 
 from taskengine.content import clean_text
 from taskengine.errors import TaskNotFound
 from taskengine.lifecycle import Event, Phase, sources, target
 from taskengine.records import Doorbell
 from taskengine.store import channels, retention, turns
-from taskengine.store.audit import entry
+from taskengine.store.audit import ENTRY, entry
 from taskengine.store.database import Database
 from taskengine.store.endings import touched
 from taskengine.store.payload import dump
-from taskengine.store.statements import unindexed
+from taskengine.store.statements import prepared, unindexed
 from taskengine.store.tables import inputs, tasks
 
 __all__ = ["Inputs"]
 
 
 _SECOND: ColumnElement[timedelta] = literal_column("interval '1 second'")
+
+_TASK = bindparam("task", type_=Text)
+_THIS = tasks.c.id == _TASK
+_LOCK = prepared(
+    select(tasks.c.id)
+    .where(_THIS, unindexed(tasks.c.owner) == bindparam("owner", type_=Text), retention.readable())
+    .with_for_update()
+)
+_OPEN = and_(inputs.c.task_id == _TASK, inputs.c.response.is_(None))
+_STORE = prepared(
+    update(inputs)
+    .where(_OPEN, inputs.c.key == bindparam("key", type_=Text))
+    # A task that waited for something else as well may go on with a question open, and take its answer later.
+    .where(exists().where(_THIS, tasks.c.phase != Phase.DONE))
+    .values(response=bindparam("response", type_=inputs.c.response.type), answered_at=func.clock_timestamp())
+    .returning(inputs.c.key)
+)
+_WAITS = and_(_THIS, tasks.c.phase.in_(sources(Event.RESUME)))
+_status, _phase = target(Event.RESUME)
+_RESUMED = (
+    update(tasks)
+    .where(_WAITS, ~exists().where(_OPEN))
+    .values(
+        status=_status,
+        phase=_phase,
+        wake_at=None,
+        wake_open=None,
+        turn=turns.again(),
+        rung_at=func.now(),
+        status_message="Answered; waiting for a worker",
+        **touched(),
+    )
+    .returning(tasks.c.id, tasks.c.attempt, tasks.c.queue)
+    .cte("resumed")
+)
+_RESUME = prepared(channels.telling(_RESUMED, _RESUMED.c.attempt, _RESUMED.c.queue))
+_still_open = select(func.count()).where(_OPEN).scalar_subquery()
+_PARTLY = (
+    update(tasks)
+    .where(_WAITS)
+    .values(status_message=func.concat("Waiting for answers: ", _still_open, " to go"), **touched())
+    .returning(tasks.c.id)
+    .cte("partly")
+)
+_ANSWERED_PARTLY = prepared(channels.telling(_PARTLY, _PARTLY.c.id))
 
 
 class Inputs:
@@ -44,71 +89,25 @@ class Inputs:
     async def _answer(
         self, task_id: str, owner: str, responses: Mapping[str, Mapping[str, Any]], actor: str
     ) -> Doorbell | None:
+        task = {"task": task_id}
         async with self._database.transaction() as connection:
-            locked = await connection.execute(
-                select(tasks.c.id)
-                .where(tasks.c.id == task_id, unindexed(tasks.c.owner) == owner, retention.readable())
-                .with_for_update()
-            )
-            if locked.one_or_none() is None:
+            if (await connection.execute(_LOCK, {**task, "owner": owner})).one_or_none() is None:
                 raise TaskNotFound(task_id)
-            waiting = tasks.c.phase.in_(sources(Event.RESUME))
-            # A task that waited for something else as well may go on with a question open, and take its answer later.
-            alive = tasks.c.phase != Phase.DONE
             answered = 0
             for key, response in responses.items():
                 if clean_text(key) != key:  # Postgres refuses it, and no question has such a key
                     continue
-                stored = await connection.execute(
-                    update(inputs)
-                    .where(inputs.c.task_id == task_id, inputs.c.key == key, inputs.c.response.is_(None))
-                    .where(exists().where(tasks.c.id == task_id, alive))
-                    .values(
-                        response=self._database.sealing.seal(task_id, f"answer {key}", dump(response)),
-                        answered_at=func.clock_timestamp(),
-                    )
-                    .returning(inputs.c.key)
-                )
-                answered += len(stored)
+                sealed = self._database.sealing.seal(task_id, f"answer {key}", dump(response))
+                answered += len(await connection.execute(_STORE, {**task, "key": key, "response": sealed}))
             if not answered:
                 return None
             if self._database.audits:
                 detail = "1 answer" if answered == 1 else f"{answered} answers"
-                await connection.execute(entry(actor, "answer", task_id, owner, detail))
-            status, phase = target(Event.RESUME)
-            none_open = ~exists().where(inputs.c.task_id == task_id, inputs.c.response.is_(None))
-            resumed = (
-                update(tasks)
-                .where(tasks.c.id == task_id, waiting, none_open)
-                .values(
-                    status=status,
-                    phase=phase,
-                    wake_at=None,
-                    wake_open=None,
-                    turn=turns.again(),
-                    rung_at=func.now(),
-                    status_message="Answered; waiting for a worker",
-                    **touched(),
-                )
-                .returning(tasks.c.id, tasks.c.attempt, tasks.c.queue)
-                .cte("resumed")
-            )
-            row = (
-                await connection.execute(channels.telling(resumed, resumed.c.attempt, resumed.c.queue))
-            ).one_or_none()
+                await connection.execute(ENTRY, entry(actor, "answer", task_id, owner, detail))
+            row = (await connection.execute(_RESUME, task)).one_or_none()
             if row is not None:
                 return Doorbell(task_id, row.attempt + 1, row.queue)
-            still_open = (
-                select(func.count()).where(inputs.c.task_id == task_id, inputs.c.response.is_(None)).scalar_subquery()
-            )
-            partly = (
-                update(tasks)
-                .where(tasks.c.id == task_id, waiting)
-                .values(status_message=func.concat("Waiting for answers: ", still_open, " to go"), **touched())
-                .returning(tasks.c.id)
-                .cte("partly")
-            )
-            await connection.execute(channels.telling(partly, partly.c.id))
+            await connection.execute(_ANSWERED_PARTLY, task)
             return None
 
     async def offer(self, task_id: str, keys: Collection[str], stream: str, seconds: float) -> set[str]:

@@ -15,10 +15,12 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    Integer,
     Numeric,
     Text,
     and_,
     any_,
+    bindparam,
     cast,
     exists,
     extract,
@@ -34,7 +36,7 @@ from taskengine.lifecycle import Status
 from taskengine.store.database import Database
 from taskengine.store.endings import touched
 from taskengine.store.payload import load
-from taskengine.store.statements import unindexed
+from taskengine.store.statements import prepared, unindexed
 from taskengine.store.tables import tasks, workers
 
 __all__ = ["Stops", "Unfinished"]
@@ -44,6 +46,15 @@ _OPEN = and_(tasks.c.status == Status.CANCELLED, tasks.c.stopped_at.is_(None), t
 """As the partial index `ix_tasks_stopping` has it."""
 _OPEN_BY_ID = and_(unindexed(tasks.c.status) == Status.CANCELLED.value, tasks.c.stopped_at.is_(None))
 """The same of a task that is named, with its attempt."""
+
+_WORKER = bindparam("worker", type_=Text)
+_BEGIN = prepared(
+    update(tasks)
+    .where(tasks.c.id == bindparam("task", type_=Text), tasks.c.attempt == bindparam("current", type_=Integer))
+    .where(_OPEN_BY_ID, or_(tasks.c.stopper.is_(None), tasks.c.stopper == _WORKER))
+    .values(stopper=_WORKER)
+    .returning(tasks.c.id)
+)
 
 NOTICED_WITHIN_S = 2.0
 """An attempt that lingers hears of a cancel at once, and looks for itself when it has lingered to the end."""
@@ -69,14 +80,7 @@ class Stops:
         False as well when another worker has taken it up. An attempt that lingered had no holder when its task was
         cancelled, and makes itself known by this.
         """
-        begun = await self._database.run(
-            update(tasks)
-            .where(tasks.c.id == task_id, tasks.c.attempt == attempt, _OPEN_BY_ID)
-            .where(or_(tasks.c.stopper.is_(None), tasks.c.stopper == worker_id))
-            .values(stopper=worker_id)
-            .returning(tasks.c.id)
-        )
-        return bool(begun)
+        return bool(await self._database.run(_BEGIN, {"task": task_id, "current": attempt, "worker": worker_id}))
 
     async def note(self, task_id: str, attempt: int, how: str, then: str = "", since_s: float = 0.0) -> bool:
         """Say once how the run ended: "Cancelled; the tool stopped after 3.1 s, cleaned up". Whether it was said.

@@ -47,7 +47,7 @@ from taskengine.store.endings import touched, withdraw
 from taskengine.store.fence import fence, holding, ran_ms
 from taskengine.store.journal import columns_of, writing
 from taskengine.store.payload import dump, load, questions_of
-from taskengine.store.statements import prepared
+from taskengine.store.statements import Prepared, prepared
 from taskengine.store.tables import inputs, journal, tasks, workers
 
 __all__ = ["Waits"]
@@ -178,13 +178,21 @@ _NAMED = tasks.c.id == bindparam("named")
 _ANSWERED = and_(tasks.c.status == target(Event.ASK).status.value, ~_asked_before)
 _READY = or_(_ANSWERED, _parents(), tasks.c.wake_at <= func.clock_timestamp())
 _RESUME_READY = prepared(_resuming(and_(_NAMED, _READY)))
-_RESUME_PARENT = _resuming(and_(_NAMED, _parents()))
-_RESUME_PARENTS = _resuming_batch(_parents())
+_RESUME_PARENT = prepared(_resuming(and_(_NAMED, _parents())))
+_RESUME_PARENTS = prepared(_resuming_batch(_parents()))
 # `statement_timestamp`, for an index is of no use against a clock that is another at every row.
-_RESUME_DUE = _resuming_batch(tasks.c.wake_at <= func.statement_timestamp())
-_NEXT_DUE = select(extract("epoch", func.min(tasks.c.wake_at) - func.clock_timestamp())).where(
-    tasks.c.phase == Phase.WAITING, tasks.c.wake_at.is_not(None)
+_RESUME_DUE = prepared(_resuming_batch(tasks.c.wake_at <= func.statement_timestamp()))
+_NEXT_DUE = prepared(
+    select(extract("epoch", func.min(tasks.c.wake_at) - func.clock_timestamp())).where(
+        tasks.c.phase == Phase.WAITING, tasks.c.wake_at.is_not(None)
+    )
 )
+_ANSWERS = prepared(
+    select(inputs.c.key, inputs.c.method, inputs.c.params, inputs.c.response)
+    .where(inputs.c.task_id == bindparam("task", type_=Text), inputs.c.response.is_not(None))
+    .order_by(inputs.c.attempt, inputs.c.position)
+)
+_FORGET = prepared(withdraw(_NAMED))
 _status, _phase = target(Event.CLAIM)
 _TAKE_BACK = (
     update(tasks)
@@ -288,11 +296,7 @@ class Waits:
 
     async def answers(self, task_id: str) -> dict[str, Answered]:
         """Every answered question, by key."""
-        rows = await self._database.run(
-            select(inputs.c.key, inputs.c.method, inputs.c.params, inputs.c.response)
-            .where(inputs.c.task_id == task_id, inputs.c.response.is_not(None))
-            .order_by(inputs.c.attempt, inputs.c.position)
-        )
+        rows = await self._database.run(_ANSWERS, {"task": task_id})
         return {row.key: self._answered(task_id, row) for row in rows}
 
     async def give_up(self, claim: Claim, entry: Entry, keys: Sequence[str]) -> dict[str, Answered]:
@@ -338,7 +342,7 @@ class Waits:
 
     async def forget_questions(self, task_id: str) -> None:
         """Take back what a task still asks that has ended: nobody waits for an answer any more."""
-        await self._database.run(withdraw(tasks.c.id == task_id))
+        await self._database.run(_FORGET, {"named": task_id})
 
     async def due_in_s(self) -> float | None:
         """Seconds until the next timer, by the database's clock; not positive when one is due, None without any."""
@@ -357,6 +361,6 @@ class Waits:
         """The same for one of these, after one of its children has changed."""
         return await self._wake(_RESUME_PARENT, {"named": task_id})
 
-    async def _wake(self, statement: Select[Any], values: dict[str, Any]) -> list[Doorbell]:
+    async def _wake(self, statement: Prepared, values: dict[str, Any]) -> list[Doorbell]:
         rows = await self._database.run(statement, values)
         return [Doorbell(row.id, row.attempt + 1, row.queue) for row in rows]
