@@ -22,6 +22,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    true,
     update,
 )
 
@@ -64,7 +65,20 @@ def _told(statement: Update, loss: Loss | None = None) -> Executable:
     return told if loss is None else told.add_cte(lost.noting(changed, loss).cte("noted"))
 
 
-_HELD = prepared(select(tasks.c.id).where(holding()).with_for_update(read=True))
+_LOGGING = select(tasks.c.id, tasks.c.attempt).where(holding()).with_for_update(read=True).cte("logging")
+_LINES = given_rows({"level": Text, "logger": Text, "data": Text}, "lines", "l_")
+_LOGGED = (
+    insert(logs)
+    .from_select(
+        ["task_id", "attempt", "level", "logger", "data"],
+        select(_LOGGING.c.id, _LOGGING.c.attempt, *_LINES.c).select_from(_LOGGING.join(_LINES, true())),
+    )
+    .returning(logs.c.id)
+    .cte("logged")
+)
+_some_lines = select(logs.c.id).where(logs.c.task_id == bindparam("task", type_=Text))
+_COUNT = prepared(select(func.count()).select_from(_some_lines.limit(bindparam("most", type_=Integer)).subquery()))
+_LOG = prepared(channels.telling(_LOGGING, _LOGGING.c.id).add_cte(_LOGGED))
 
 
 def _completing(held: ColumnElement[bool], outcome: Mapping[str, ColumnElement[Any]]) -> Executable:
@@ -196,22 +210,18 @@ class Attempts:
 
     async def log(self, claim: Claim, lines: Sequence[Mapping[str, Any]]) -> None:
         """Append log lines (`level`, `logger`, `data` as JSON text), in order. Raises ClaimLost."""
-        async with self._database.transaction() as connection:
-            if (await connection.execute(_HELD, fence(claim))).one_or_none() is None:
-                raise ClaimLost(claim.task_id, claim.attempt)
-            seal = partial(self._sealing.seal, claim.task_id)
-            stored = [
-                {**line, "logger": seal("logger", line["logger"]), "data": seal("logs", line["data"])} for line in lines
-            ]
-            await connection.execute_many(
-                insert(logs), [{"task_id": claim.task_id, "attempt": claim.attempt, **line} for line in stored]
-            )
-            await connection.execute(select(func.pg_notify(channels.TASKS, claim.task_id)))
+        seal = partial(self._sealing.seal, claim.task_id)
+        columns = {
+            "l_level": [line["level"] for line in lines],
+            "l_logger": [seal("logger", line["logger"]) for line in lines],
+            "l_data": [seal("logs", line["data"]) for line in lines],
+        }
+        if (await self._database.run(_LOG, fence(claim) | columns)).one_or_none() is None:
+            raise ClaimLost(claim.task_id, claim.attempt)
 
     async def logged(self, claim: Claim, most: int) -> int:
         """How many log lines of the task are there, counted up to `most`."""
-        found = select(logs.c.id).where(logs.c.task_id == claim.task_id).limit(most).subquery()
-        return int((await self._database.run(select(func.count()).select_from(found))).scalar_one())
+        return int((await self._database.run(_COUNT, {"task": claim.task_id, "most": most})).scalar_one())
 
     async def suspend(self, claim: Claim, questions: Sequence[Question], status_message: str) -> None:
         """End the attempt with these questions open: the task waits and holds no worker. Raises ClaimLost."""

@@ -13,8 +13,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from sqlalchemy import Executable
 
+from taskengine import Context, TaskEngine
+from taskengine.execution.attempt import Attempt
+from taskengine.execution.processes import ToolProcesses
+from taskengine.lifecycle import Phase, Status
+from taskengine.records import Claim
 from taskengine.settings import Settings
 from taskengine.store import Store, database
 from tests.legacy import tools as legacy_tools
@@ -22,6 +28,7 @@ from tests.legacy.peer import ALL
 from tests.legacy.peer import serving as serving_legacy
 from tests.server import tools
 from tests.server.peer import EXTENSION, QUEUES, WORKER, Hands, serving
+from tests.store.calls import OWNER, new_task
 
 OURS = ("taskengine.", "sqlalchemy.", "starlette.", "uvicorn.")
 TIMES = 3
@@ -102,3 +109,56 @@ async def test_the_same_of_the_revision_before(
             assert (await peer.get(task_id))["status"] == "completed"
 
         await _repeated(monkeypatch, work)
+
+
+class _Name(BaseModel):
+    name: str
+
+
+patient = TaskEngine("patient")
+
+
+@patient.tool()
+async def step_and_ask(ctx: Context) -> str:
+    """A step, a log line, and a question."""
+    await ctx.step("one", lambda: 1)
+    await ctx.log.info("asking")
+    answer = await ctx.elicit("Who is it?", _Name)
+    return answer.data.name if answer.data else answer.action
+
+
+@patient.tool()
+async def step_and_sleep(ctx: Context) -> str:
+    """A step, and a long sleep."""
+    await ctx.step("one", lambda: 1)
+    await ctx.sleep(3600)
+    return "awake"
+
+
+@pytest.mark.parametrize("name", ["step_and_ask", "step_and_sleep"])
+async def test_an_attempt_that_waits_and_the_answer(
+    settings: Settings, hands: Hands, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    at_once = settings.model_copy(update={"linger": timedelta(0)})
+    store, tool = hands.store, patient.get_tool(name)
+    assert tool is not None
+
+    async def run(claim: Claim) -> None:
+        processes = ToolProcesses("unused", 0)
+        await Attempt(claim, tool, store=store, settings=at_once, processes=processes, ring=lambda _: None).run()
+
+    async def work() -> None:
+        call = new_task(tool=name, queue=tool.route, arguments={}, capabilities={"elicitation": {}})
+        await store.tasks.create(call)
+        claim = await hands.take()
+        await run(claim)
+        waiting = await store.tasks.get(claim.task_id, OWNER)
+        if not waiting.open_questions:
+            assert waiting.phase is Phase.WAITING
+            return
+        answers = {waiting.open_questions[0].key: {"action": "accept", "content": {"name": "Ann"}}}
+        assert await store.inputs.answer(claim.task_id, OWNER, answers) is not None
+        await run(await hands.take())
+        assert (await store.tasks.get(claim.task_id, OWNER)).status is Status.COMPLETED
+
+    await _repeated(monkeypatch, work)
