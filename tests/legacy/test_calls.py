@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from taskengine.settings import Settings
+from taskengine.store.tasks import Tasks
 from tests.legacy.peer import ALL, FORMS, Peer, call_params, serving
 from tests.legacy.tools import engine
 from tests.server.peer import Hands, accept, form
@@ -149,6 +150,23 @@ async def test_past_the_bound_the_call_names_its_task(peer: Peer, hands: Hands) 
     task_id = reply.result["structuredContent"]["task_id"]
     await hands.complete(await hands.take(), "done at last")
     assert (await peer.call("task_wait", {"task_id": task_id})).text == "done at last"
+
+
+async def test_a_tool_that_is_a_task_at_once_never_holds_its_call(
+    peer: Peer, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for a question either, that the task asks before the front end has looked at it for the first time."""
+    create = Tasks.create
+
+    async def asked_meanwhile(self: Tasks, *given: Any) -> Any:
+        created = await create(self, *given)
+        await hands.ask(await hands.take(), form("sure"))
+        return created
+
+    monkeypatch.setattr(Tasks, "create", asked_meanwhile)
+    reply = await peer.call("at_once")
+    assert reply.result["structuredContent"]["task_id"].startswith("tsk_")
+    assert [message for message in reply.messages if "method" in message] == []
 
 
 async def test_a_question_that_cannot_be_asked_here_ends_a_bridged_call(newcomer: Peer, hands: Hands) -> None:

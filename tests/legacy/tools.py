@@ -108,6 +108,12 @@ async def refuse_later(ctx: Context) -> str:
     raise ProtocolError(1234, "Not today", {"why": "Sunday"})
 
 
+@engine.tool(inline_wait="0s")
+async def at_once() -> str:
+    """Become a task at once."""
+    return "done"
+
+
 @engine.tool(inline_wait="300ms")
 async def short_wait() -> str:
     """A job whose call is not kept open for long."""

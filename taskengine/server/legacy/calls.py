@@ -184,7 +184,8 @@ async def follow_call(
         follower = Follower(call, exchange, framing, record.id, wanted=wanted)
         async with call.service.store.changes.watch([record.id]) as watch:
             try:
-                record = await follower.follow(watch, within_s=within_s)
+                if turn is not None or within_s is None or within_s > 0:  # else it is a task at once, whatever it asks
+                    record = await follower.follow(watch, within_s=within_s)
             except asyncio.CancelledError:
                 if exchange.disconnected or not call.service.stopping or not bridged:
                     raise
