@@ -15,7 +15,6 @@ __all__ = ["Recorder"]
 
 BATCH = 500
 
-
 Write = Callable[[Sequence[Entry], Sequence[NewTask]], Awaitable[None]]
 
 
