@@ -32,7 +32,6 @@ from sqlalchemy import (
     select,
     union_all,
 )
-from sqlalchemy.sql.dml import ReturningInsert
 
 from taskengine.store.database import Database
 from taskengine.store.statements import given_rows, prepared
@@ -47,8 +46,6 @@ __all__ = [
     "Deed",
     "entry",
     "noting",
-    "noting_creation",
-    "with_creation",
 ]
 
 ACTIONS = ("create", "read", "list", "answer", "cancel", "retry", "refuse")
@@ -108,21 +105,6 @@ def noting(
     row = select(actor, literal(action, Text), done.c.id, owner, tool, cast(why, Text))
     columns = ["actor", "action", "task_id", "owner", "tool", "detail"]
     return insert(audit).from_select(columns, row).cte(f"noted_{action}")
-
-
-def with_creation(create: ReturningInsert[Any], owner: str, tool: str) -> Select[Any]:
-    """The statement that creates and returns a task, with the entry for it: both are stored, or neither.
-
-    `owner` and `tool` are the names of the parameters that hold them.
-    """
-    made = create.cte("made")
-    return select(made).add_cte(noting_creation(made, owner, tool))
-
-
-def noting_creation(made: CTE, owner: str, tool: str) -> CTE:
-    """The entry for what `made` creates (`id`)."""
-    who = cast(bindparam(owner), Text)
-    return noting(made, "create", actor=who, owner=who, tool=cast(bindparam(tool), Text))
 
 
 class Audit:

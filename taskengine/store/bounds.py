@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +43,6 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.dialects.postgresql import Insert, insert
 
 from taskengine.errors import Busy, LimitReached
 from taskengine.lifecycle import Phase
@@ -53,7 +52,7 @@ from taskengine.store.statements import Prepared
 from taskengine.store.tables import tasks
 from taskengine.store.turns import QUEUED
 
-__all__ = ["NO_BOUNDS", "Bounds", "Gate", "conditional", "counted"]
+__all__ = ["HAS_ROOM", "NO_BOUNDS", "TALLY", "Bounds", "Gate", "counted"]
 
 FAR = 2_000
 """So much room, by a count that is younger than `FRESH_S`, is not looked at again: the other front ends do not
@@ -123,32 +122,23 @@ _TAKEN = select(
 ).cte("taken")
 _OTHERS: ColumnElement[int] = literal_column("current_setting('max_connections')::bigint")
 _ALONE: ColumnElement[bool] = bindparam("alone", type_=Boolean)
-_TALLY = select(
+TALLY = select(
     *(_count(name) for name in _WHICH), case((_ALONE, literal(0)), else_=_OTHERS).label("unseen"), _TAKEN.c.locks
 ).cte("tally")
-_WITHIN = and_(
+HAS_ROOM = and_(
+    TALLY.c.locks == literal_column("0"),
     *(
-        or_(_bound(name).is_(None), _TALLY.c[name] + _TALLY.c.unseen < _bound(name))
+        or_(_bound(name).is_(None), TALLY.c[name] + TALLY.c.unseen < _bound(name))
         for name in ("owner_open", "all_open")
     ),
-    *(or_(_bound(name).is_(None), _TALLY.c[name] < _bound(name)) for name in ("all_queued", "route_queued")),
+    *(or_(_bound(name).is_(None), TALLY.c[name] < _bound(name)) for name in ("all_queued", "route_queued")),
 )
-
-
-def conditional(new: Mapping[str, Any]) -> Insert:
-    """The INSERT of a task with these values, that inserts only within the bounds."""
-    values = [
-        value if isinstance(value, ColumnElement) else literal(value, tasks.c[name].type) for name, value in new.items()
-    ]
-    return insert(tasks).from_select(
-        list(new), select(*values).select_from(_TALLY).where(_TALLY.c.locks == literal_column("0"), _WITHIN)
-    )
 
 
 def counted(made: CTE) -> Select[Any]:
     """The id that was to be made, `made` (created_at, now) where it was, and what was counted."""
-    return select(bindparam("id", type_=Text).label("id"), made.c.created_at, made.c.now, *_TALLY.c).select_from(
-        _TALLY.outerjoin(made, true())
+    return select(bindparam("id", type_=Text).label("id"), made.c.created_at, made.c.now, *TALLY.c).select_from(
+        TALLY.outerjoin(made, true())
     )
 
 
@@ -166,8 +156,8 @@ class _Seen:
 class Gate:
     """Creates tasks for one process, with as little counting as the bounds need."""
 
-    def __init__(self, database: Database, plain: Batches, within: Prepared, large: list[str]) -> None:
-        """`plain` inserts and returns the row that was inserted; `within` is made of `conditional` and `counted`, with
+    def __init__(self, database: Database, plain: Batches, within: Prepared, large: Sequence[str]) -> None:
+        """`plain` inserts and returns the row that was inserted; `within` is made of `HAS_ROOM` and `counted`, with
         these parameters that may be `large`."""
         self._database = database
         self._plain = plain

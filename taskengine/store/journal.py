@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     CTE,
     BigInteger,
     Boolean,
@@ -20,7 +19,6 @@ from sqlalchemy import (
     Text,
     bindparam,
     case,
-    cast,
     exists,
     func,
     literal,
@@ -35,8 +33,10 @@ from taskengine.records import ChildState, Claim, Doorbell, Entry, NewTask
 from taskengine.store import callers, retention, turns
 from taskengine.store.audit import noting
 from taskengine.store.blinding import Blinding
+from taskengine.store.creation import ACCEPTED
 from taskengine.store.database import Database, Row
 from taskengine.store.fence import fence, holding
+from taskengine.store.limits import SLOT_TEXTS, slot_columns, slot_texts
 from taskengine.store.payload import dump, load, questions_of
 from taskengine.store.sealing import Sealing
 from taskengine.store.statements import given_rows, prepared
@@ -70,13 +70,8 @@ _CHILD_COLUMNS: dict[str, Any] = {
     "poll_interval_ms": Integer,
     "priority": Integer,
 }
-_SLOT_COLUMNS: dict[str, Any] = {"limit_keys": Text, "limit_sizes": Text}
-"""Lists with a space between: Postgres would flatten an array of arrays."""
-_CHILDREN = given_rows(_CHILD_COLUMNS | _SLOT_COLUMNS, "children", "c_")
-_CHILD_SLOTS = {
-    "limit_keys": func.string_to_array(_CHILDREN.c.limit_keys, " "),
-    "limit_sizes": cast(func.string_to_array(_CHILDREN.c.limit_sizes, " "), ARRAY(Integer)),
-}
+_CHILDREN = given_rows({**_CHILD_COLUMNS, **SLOT_TEXTS}, "children", "c_")
+_CHILD_SLOTS = slot_columns(dict(_CHILDREN.c.items()))
 
 
 def writing(holder: CTE) -> Insert:
@@ -137,7 +132,7 @@ _MADE = (
             _HELD.c.id,
             literal(Status.WORKING.value),
             literal(Phase.QUEUED.value),
-            literal("Waiting for a worker"),
+            literal(ACCEPTED),
             _CHILDREN.c.ttl_ms,
             retention.from_creation(func.now(), _CHILDREN.c.ttl_ms),
             func.now(),
@@ -229,12 +224,11 @@ class Journal:
                     "ttl_ms": child.ttl_ms,
                     "poll_interval_ms": child.poll_interval_ms,
                     "priority": child.priority,
-                    "limit_keys": " ".join(slot.key for slot in child.slots) or None,
-                    "limit_sizes": " ".join(str(slot.size) for slot in child.slots) or None,
+                    **slot_texts(child.slots),
                 }
                 for child in [await self._blinding.of(child) for child in children]
             ]
-            values |= {f"c_{name}": [each[name] for each in made] for name in _CHILD_COLUMNS | _SLOT_COLUMNS}
+            values |= {f"c_{name}": [each[name] for each in made] for name in made[0]}
         held = await self._database.run(self._calls if children else _RECORD, values)
         if held.one_or_none() is None:
             raise ClaimLost(claim.task_id, claim.attempt)

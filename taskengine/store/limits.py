@@ -16,7 +16,7 @@ anew.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -28,6 +28,7 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
+    cast,
     exists,
     func,
     literal_column,
@@ -37,7 +38,7 @@ from sqlalchemy import (
     update,
 )
 
-from taskengine.records import Doorbell
+from taskengine.records import Doorbell, Slot
 from taskengine.store import channels
 from taskengine.store.database import Database, Row
 from taskengine.store.endings import touched
@@ -45,7 +46,7 @@ from taskengine.store.statements import Prepared, prepared
 from taskengine.store.tables import tasks
 from taskengine.store.turns import QUEUED, in_order
 
-__all__ = ["BLOCKED_MESSAGE", "Limits", "room"]
+__all__ = ["BLOCKED_MESSAGE", "SLOT_TEXTS", "Limits", "room", "slot_columns", "slot_texts"]
 
 BLOCK_BATCH = 500
 KEYS_BATCH = 200
@@ -53,6 +54,25 @@ AT_ONCE = 2
 """Those that wait for the lock of a key wait here, and not each with a connection, which others have more use for."""
 BLOCKED_MESSAGE = "Waiting: as many run as its limit allows"
 _MOMENT: ColumnElement[Any] = literal_column("interval '1 second'")
+
+SLOT_TEXTS: Mapping[str, Any] = {"limit_keys": Text, "limit_sizes": Text}
+"""How the slots of a task come to a statement: as lists with a space between, since an array of several tasks' arrays
+would be a matrix. `slot_columns` are the columns that it makes of them."""
+
+
+def slot_texts(slots: Iterable[Slot]) -> dict[str, str | None]:
+    return {
+        "limit_keys": " ".join(slot.key for slot in slots) or None,
+        "limit_sizes": " ".join(str(slot.size) for slot in slots) or None,
+    }
+
+
+def slot_columns(given: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
+    return {
+        "limit_keys": func.string_to_array(given["limit_keys"], " "),
+        "limit_sizes": cast(func.string_to_array(given["limit_sizes"], " "), ARRAY(Integer)),
+    }
+
 
 _holder = tasks.alias("holder")
 _blocked = tasks.alias("blocked")

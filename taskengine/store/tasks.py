@@ -3,88 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Text, and_, bindparam, func, literal, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Text, and_, func, literal, select, update
 
 from taskengine.errors import TaskNotFound
-from taskengine.lifecycle import LONGEST_POLL, Event, Phase, Status, sources
+from taskengine.lifecycle import Event, Phase, Status, sources
 from taskengine.records import Doorbell, NewTask, Same, TaskRecord
-from taskengine.store import bounds, callers, channels, retention, sameness, turns
-from taskengine.store.audit import noting, noting_creation, with_creation
+from taskengine.store import channels, retention, sameness
+from taskengine.store.audit import noting
 from taskengine.store.batches import Batches
 from taskengine.store.blinding import Blinding
-from taskengine.store.bounds import NO_BOUNDS, Bounds
+from taskengine.store.bounds import NO_BOUNDS, Bounds, Gate
 from taskengine.store.children import cancel_below
+from taskengine.store.creation import ACCEPTED, CREATE, CREATE_WITHIN, LARGE, values_of
 from taskengine.store.database import Database, Row
 from taskengine.store.endings import ending, withdraw
-from taskengine.store.payload import dump
 from taskengine.store.reads import VISIBLE, Reads, record
-from taskengine.store.statements import prepared, unindexed
+from taskengine.store.statements import unindexed
 from taskengine.store.tables import tasks
 
 __all__ = ["Tasks"]
 
 CREATE_TRIES = 3
-_LONGEST_POLL_MS = LONGEST_POLL // timedelta(milliseconds=1)
-
-_ACCEPTED = "Waiting for a worker"
-
-_NEW: dict[str, Any] = {
-    "id": bindparam("id", type_=tasks.c.id.type),
-    "owner": bindparam("owner", type_=tasks.c.owner.type),
-    "tool": bindparam("tool", type_=tasks.c.tool.type),
-    "queue": bindparam("queue", type_=tasks.c.queue.type),
-    "status": Status.WORKING,
-    "phase": Phase.QUEUED,
-    "arguments": bindparam("arguments", type_=tasks.c.arguments.type),
-    "capabilities": bindparam("capabilities", type_=tasks.c.capabilities.type),
-    "first": bindparam("first", type_=tasks.c.first.type),
-    "nonce": bindparam("nonce", type_=tasks.c.nonce.type),
-    "dedupe": bindparam("dedupe", type_=tasks.c.dedupe.type),
-    "same": bindparam("same", type_=tasks.c.same.type),
-    "sensitive": bindparam("sensitive", type_=tasks.c.sensitive.type),
-    "traceparent": bindparam("traceparent", type_=tasks.c.traceparent.type),
-    "caller": bindparam("caller", type_=tasks.c.caller.type),
-    "token": bindparam("token", type_=tasks.c.token.type),
-    "session": bindparam("session", type_=tasks.c.session.type),
-    "progress_token": bindparam("progress_token", type_=tasks.c.progress_token.type),
-    "status_message": _ACCEPTED,
-    "base_ttl_ms": bindparam("ttl_ms", type_=tasks.c.base_ttl_ms.type),
-    "ttl_ms": bindparam("ttl_ms", type_=tasks.c.ttl_ms.type),
-    "expires_at": retention.from_creation(func.now(), bindparam("ttl_ms", type_=BigInteger)),
-    "poll_interval_ms": bindparam("poll_interval_ms", type_=tasks.c.poll_interval_ms.type),
-    "rung_at": func.now(),
-    "priority": bindparam("priority", type_=tasks.c.priority.type),
-    "limit_keys": bindparam("limit_keys", type_=tasks.c.limit_keys.type),
-    "limit_sizes": bindparam("limit_sizes", type_=tasks.c.limit_sizes.type),
-    "turn": turns.of_call(),
-}
-_MADE = (tasks.c.id, tasks.c.created_at, func.clock_timestamp().label("now"))
-_CREATE = insert(tasks).values(**_NEW).on_conflict_do_nothing().returning(*_MADE)
-_CREATE_WITHIN = bounds.conditional(_NEW).on_conflict_do_nothing().returning(*_MADE)
-_MADE_WITHIN = _CREATE_WITHIN.cte("made")
-_WITHIN = bounds.counted(_MADE_WITHIN)
-_CREATING = {
-    False: (prepared(_CREATE), prepared(_WITHIN)),
-    True: (
-        prepared(with_creation(_CREATE, "owner", "tool")),
-        prepared(_WITHIN.add_cte(noting_creation(_MADE_WITHIN, "owner", "tool"))),
-    ),
-}
-"""By whether it is audited: as it comes, and within bounds."""
-_LARGE_PARAMETERS = ["arguments", "first"]
 
 
 class Tasks(Reads):
     def __init__(self, database: Database, blinding: Blinding) -> None:
         super().__init__(database)
         self._blinding = blinding
-        plain, within = _CREATING[database.audits]
-        creating = Batches(database, plain, {"id": "id"}, large=_LARGE_PARAMETERS)
-        self._gate = bounds.Gate(database, creating, within, _LARGE_PARAMETERS)
+        creating = Batches(database, CREATE[database.audits], {"id": "id"}, large=LARGE)
+        self._gate = Gate(database, creating, CREATE_WITHIN[database.audits], LARGE)
 
     async def create(self, new: NewTask, within: Bounds = NO_BOUNDS) -> tuple[TaskRecord, Doorbell | None]:
         """Store the call; it is accepted once this returns. The doorbell is for whoever rings.
@@ -94,37 +43,12 @@ class Tasks(Reads):
         `dedupe` is alive, or one counts as the same call, nothing is stored and the earlier task is returned without a
         doorbell. Raises KeyReused, and LimitReached where the call would be one more than the bounds allow.
         """
-        poll_interval_ms = min(new.poll_interval_ms, _LONGEST_POLL_MS)
         new = await self._blinding.of(new)
-        values = {
-            "id": new.id,
-            "owner": new.owner,
-            "tool": new.tool,
-            "queue": new.queue,
-            "arguments": self._sealing.seal(new.id, "arguments", dump(new.arguments)),
-            "capabilities": self._sealing.seal(new.id, "capabilities", dump(new.capabilities)),
-            "first": self._sealing.seal(new.id, "first", dump(new.first)),
-            "nonce": new.nonce,
-            "dedupe": new.dedupe,
-            "same": None if new.same is None else new.same.name,
-            "sensitive": dump(new.sensitive) if new.sensitive else None,
-            "traceparent": new.trace,
-            "caller": callers.sealed(self._sealing, new.id, new.caller),
-            "token": callers.sealed_token(self._sealing, new.id, new.token),
-            "session": new.session,
-            "progress_token": None
-            if new.progress_token is None
-            else self._sealing.seal(new.id, "progress_token", dump(new.progress_token)),
-            "ttl_ms": new.ttl_ms,
-            "poll_interval_ms": poll_interval_ms,
-            "priority": new.priority,
-            "limit_keys": [slot.key for slot in new.slots] or None,
-            "limit_sizes": [slot.size for slot in new.slots] or None,
-        }
+        values = values_of(self._sealing, new)
         for _ in range(CREATE_TRIES):
             row, refusal = await self._gate.create(values, within)
             if row is not None:
-                return _created(new, poll_interval_ms, row), Doorbell(new.id, 1, new.queue)
+                return _created(new, values, row), Doorbell(new.id, 1, new.queue)
             if new.same is not None:
                 same = await self.same_call(new.owner, new.tool, new.arguments, new.same)
                 if same is not None:
@@ -196,7 +120,7 @@ def _earlier(new: NewTask) -> list[ColumnElement[bool]]:
     return found
 
 
-def _created(new: NewTask, poll_interval_ms: int, row: Row) -> TaskRecord:
+def _created(new: NewTask, values: Mapping[str, Any], row: Row) -> TaskRecord:
     """As it was stored just now."""
     return TaskRecord(
         id=new.id,
@@ -204,7 +128,7 @@ def _created(new: NewTask, poll_interval_ms: int, row: Row) -> TaskRecord:
         status=Status.WORKING,
         phase=Phase.QUEUED,
         attempt=0,
-        status_message=_ACCEPTED,
+        status_message=ACCEPTED,
         progress=None,
         progress_total=None,
         progress_message=None,
@@ -215,7 +139,7 @@ def _created(new: NewTask, poll_interval_ms: int, row: Row) -> TaskRecord:
         updated_at=row.created_at,
         now=row.now,
         ttl_ms=new.ttl_ms,
-        poll_interval_ms=poll_interval_ms,
+        poll_interval_ms=values["poll_interval_ms"],
         session=new.session,
         progress_token=new.progress_token,
     )

@@ -18,14 +18,9 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     ColumnElement,
     FromClause,
-    Integer,
-    Text,
-    bindparam,
-    cast,
     func,
     literal_column,
     select,
@@ -35,7 +30,7 @@ from sqlalchemy import (
 from taskengine.lifecycle import Phase
 from taskengine.store.tables import tasks, turns
 
-__all__ = ["again", "in_order", "of_call", "of_entry"]
+__all__ = ["again", "in_order", "of_entry"]
 
 # As literals: Postgres must see at planning time that its partial indexes fit.
 QUEUED: ColumnElement[str] = literal_column(f"'{Phase.QUEUED}'")
@@ -90,17 +85,6 @@ def of_entry(
     newest = select(turns.next_value()).scalar_subquery()
     # NULLs do not count in either function.
     return func.greatest(func.least(newest, front, front_of_limit), last + 1, type_=BigInteger)
-
-
-def of_call() -> ColumnElement[int]:
-    """For the INSERT of a call, whose parameters have the names of their columns."""
-    return of_entry(
-        bindparam("owner", type_=Text),
-        bindparam("queue", type_=Text),
-        bindparam("priority", type_=Integer),
-        cast(bindparam("limit_keys", type_=ARRAY(Text)), ARRAY(Text)),
-        first=True,
-    )
 
 
 def again() -> ColumnElement[int]:

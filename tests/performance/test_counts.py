@@ -226,8 +226,8 @@ async def test_sixteen_at_once_share_round_trips_commits_and_messages(measured: 
         for task_id in made:
             await measured.until_done(task_id)
         together = measured.front.cost(1)
-        assert together.statements == AT_ONCE
-        assert together.trips <= TOGETHER, measured.front.statements.executed
+        assert together.statements <= TOGETHER, measured.front.statements.executed
+        assert together.trips <= TOGETHER
         assert together.commits <= TOGETHER
         assert together.messages <= AT_ONCE.bit_length(), measured.front.commands.sent  # each twice the last
         assert together.commands <= AT_ONCE.bit_length(), measured.front.commands.sent

@@ -13,6 +13,7 @@ from benchmarks.profile_plans import overheard
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store.attempts import _COMPLETE, _PROGRESS
+from taskengine.store.creation import CREATE
 from taskengine.store.database import _PLANNING, Database
 from taskengine.store.reads import _GET
 from tests.store.calls import OWNER, RESULT, new_task, worker
@@ -82,6 +83,15 @@ async def test_what_names_its_tasks_finds_them_by_their_key(store: Store, databa
         plan = await plan_of(database_url, sql)
         used = re.findall(r"(?:Scan using|Bitmap Index Scan on) (\w+)(?: on tasks)?  \(cost", plan)
         assert [index for index in used if "tasks" in index] == ["pk_tasks"], plan
+
+
+async def test_several_calls_are_stored_without_a_look_at_all_tasks(database_url: str) -> None:
+    """Each finds its turn by the indexes of the queue and of its owner's line."""
+    for audited, create in CREATE.items():
+        assert create.together is not None
+        plan = await plan_of(database_url, create.together.sql)
+        assert re.findall(r"Scan .*on tasks (\w+)", plan) == ["there", "theirs", "own"], (audited, plan)
+        assert "Seq Scan" not in plan, plan
 
 
 async def plan_of(url: str, statement: str) -> str:
