@@ -23,6 +23,9 @@ __all__ = ["Runner"]
 
 logger = logging.getLogger("taskengine.execution")
 
+SETTLE_S = 0.005
+"""Celery hears so much later that a message is done with: its thread would keep the interpreter from the attempts that
+are just beginning."""
 READY_WITHIN_S = 2.0
 WARM_AFTER_S = 2.0
 UNREGISTERED_S = 1.0
@@ -92,7 +95,7 @@ class Runner:
             nonlocal undecided
             undecided -= 1
             if not undecided:
-                settled()
+                self._loop.call_later(SETTLE_S, settled)
 
         for doorbell in doorbells:
             self._keep(self._take(doorbell, decided))
