@@ -12,6 +12,7 @@ __all__ = ["Duration", "DurationLike", "describe", "milliseconds", "parse_durati
 
 DurationLike = str | timedelta
 
+_MILLISECOND = timedelta(milliseconds=1)
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 LONGEST_TEXT = 100
 """Characters. An endpoint's address may hold a duration: to look for the parts of one takes time by the square of its
@@ -42,7 +43,7 @@ def parse_duration(value: DurationLike) -> timedelta:
 
 
 def milliseconds(duration: timedelta) -> int:
-    return duration // timedelta(milliseconds=1)
+    return duration // _MILLISECOND
 
 
 def describe(duration: timedelta) -> str:

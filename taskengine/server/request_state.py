@@ -33,7 +33,8 @@ class RequestState:
     """What one call knows after a round. The principal and the request are checked on receipt (M-MRTR-09)."""
 
     owner: str
-    digest: str
+    digest: str = ""
+    """Of the call; set when the state is sealed."""
     answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The client's answers of the rounds so far, by key."""
     asked: Mapping[str, str] = field(default_factory=dict)

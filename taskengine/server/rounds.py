@@ -24,6 +24,8 @@ class Rounds:
     """A call with the memory of its earlier rounds; each round is a request of its own (M-MRTR-11)."""
 
     call: Call
+    tool: Tool
+    arguments: Mapping[str, Any]
     state: RequestState
     """With no rounds behind it for a call that begins, with answers or without (M-MRTR-19)."""
     responses: Mapping[str, Any]
@@ -57,7 +59,8 @@ class Rounds:
         if missing:
             raise MissingCapability(missing)
         service = self.call.service
-        token = await service.sealer.seal(replace(state, rounds=state.rounds + 1))
+        sealed = replace(state, digest=_identifier(self.call, self.tool, self.arguments), rounds=state.rounds + 1)
+        token = await service.sealer.seal(sealed)
         return modern.input_required_result(questions, token, service.meta)
 
 
@@ -68,14 +71,18 @@ def fingerprint(question: Question) -> str:
 async def read_rounds(call: Call, tool: Tool, arguments: Mapping[str, Any]) -> Rounds:
     """What `inputResponses` and `requestState` bring. Raises RpcError and RequestStateError (M-MRTR-07, M-MRTR-17)."""
     responses = call.mapping("inputResponses") if "inputResponses" in call.params else {}
-    identifier = digest(call.request.method, tool.name, arguments)
     if "requestState" not in call.params:
-        return Rounds(call, RequestState(call.caller.owner, identifier), responses)
+        return Rounds(call, tool, arguments, RequestState(call.caller.owner), responses)
     token = call.params["requestState"]
     if not isinstance(token, str):
         raise RpcError(INVALID_PARAMS, "params.requestState must be a string")
-    state = await call.service.sealer.open(token, call.caller.owner, identifier)
+    state = await call.service.sealer.open(token, call.caller.owner, _identifier(call, tool, arguments))
     if state.nonce is not None and tool.ask_first and state.age > call.service.ttl_of(tool):
         # The task it once made may be swept by now, and would be made a second time (M-MRTR-10).
         raise RequestStateError("The requestState is too old: start again without it and without inputResponses")
-    return Rounds(call, state, responses)
+    return Rounds(call, tool, arguments, state, responses)
+
+
+def _identifier(call: Call, tool: Tool, arguments: Mapping[str, Any]) -> str:
+    """Of the call, in all its rounds. It is worked out only where a state is sealed or opened."""
+    return digest(call.request.method, tool.name, arguments)
