@@ -1,0 +1,45 @@
+"""How the janitor sweeps: a little at a time, and much at a time once it is behind."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from taskengine.jobs import janitor
+from taskengine.jobs.bell import Bell
+from taskengine.jobs.janitor import Janitor
+from taskengine.settings import Settings
+from taskengine.store import Store
+from taskengine.store.upkeep import Swept
+from tests.store.calls import OWNER, stored
+from tests.store.sql import execute
+
+MADE = 2 * janitor.SWEEP_BATCH + 1
+
+
+@pytest.mark.parametrize("behind_s", [janitor.BEHIND_S, 0.0])
+async def test_it_sweeps_to_the_last_in_small_batches_and_in_large_ones_when_it_is_behind(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch, behind_s: float
+) -> None:
+    monkeypatch.setattr(janitor, "BEHIND_S", behind_s)
+    store = await Store.open(settings)
+    try:
+        for _ in range(MADE):
+            await store.tasks.cancel((await stored(store)).task_id, OWNER)
+        await execute(database_url, "UPDATE tasks SET expires_at = now() - interval '1 s'")
+        batches: list[tuple[int, int]] = []
+        sweep = store.upkeep.sweep
+
+        async def counted(limit: int = 1000, after: datetime | None = None) -> Swept:
+            swept = await sweep(limit, after)
+            batches.append((limit, swept.tasks))
+            return swept
+
+        monkeypatch.setattr(store.upkeep, "sweep", counted)
+        await Janitor(store, Bell(settings), settings).sweep()
+        small, large = janitor.SWEEP_BATCH, janitor.BEHIND_BATCH
+        assert batches == ([(small, small), (small, small), (small, 1)] if behind_s else [(large, MADE)])
+        assert await execute(database_url, "SELECT 1 FROM tasks") == []
+    finally:
+        await store.close()
