@@ -65,7 +65,7 @@ _FILL = f"""
 _LEFT = "SELECT EXISTS (SELECT FROM tasks WHERE phase = 'done' AND expires_at <= now())"
 _FIRST = "SELECT id FROM tasks WHERE phase = 'done' ORDER BY expires_at LIMIT 1"
 _THERE = "SELECT EXISTS (SELECT FROM tasks WHERE id = $1)"
-SWEPT_LOOK_S = 1.0
+SWEPT_LOOK_S, BEGUN_LOOK_S, BEGIN_LIMIT_S = 1.0, 0.1, 30.0
 _ASK = """
     INSERT INTO inputs (task_id, key, position, attempt, method, params)
     SELECT id, 'name', 0, 1, 'elicitation/create',
@@ -144,9 +144,12 @@ def sweep(site: Site) -> list[Figure]:
         return passed
 
     async def swept() -> tuple[list[float], float]:
-        there = True
-        while there:
-            ((there,),) = await execute(url, _THERE, first)
+        for _ in range(round(BEGIN_LIMIT_S / BEGUN_LOOK_S)):
+            if not (await execute(url, _THERE, first))[0][0]:
+                break
+            await asyncio.sleep(BEGUN_LOOK_S)
+        else:
+            raise SystemExit(f"no sweep has begun within {BEGIN_LIMIT_S:.0f} s")
         over = asyncio.create_task(until_swept())
         return await _steadily(front.url, kept, over.done), await over
 

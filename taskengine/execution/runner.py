@@ -84,7 +84,7 @@ class Runner:
         await self._processes.warm()
 
     def offer(self, doorbells: Sequence[Doorbell], settled: Callable[[], None]) -> None:
-        """Claim the attempts the doorbells name and run them; `settled` is called when every claim is decided.
+        """Claim the attempts the doorbells name and run them; `settled` is called soon after every claim is decided.
 
         A worker whose slots are full hears no doorbells (`crowded` then tells the routes that share them): whenever
         one of its slots comes free it takes what has waited longest. Otherwise the slot is given back (`freed`).

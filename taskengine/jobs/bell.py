@@ -37,8 +37,8 @@ RETRY_S = 1.0
 BUSY_S = 0.01
 """A doorbell that comes so soon after the last message is one of many."""
 GATHER_S = 0.002
-"""So long it waits for the others, for each that the last message held besides its first: a message costs about half a
-millisecond on each side whatever it holds, and a worker claims together what comes together."""
+"""So long it waits for the others, for each that the last message held besides its first: a message costs each side
+tenths of a millisecond whatever it holds, and a worker claims together what comes together."""
 LONGEST_S = 0.01
 """And no longer, however many those were."""
 

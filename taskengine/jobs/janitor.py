@@ -33,7 +33,8 @@ SWEEP_BATCH = 25
 longer at the 99th percentile.)"""
 BEHIND_BATCH = 500
 BEHIND_S = 600.0
-"""A sweep that has gone on for so long is behind what expires: it takes the large batches until it has caught up."""
+"""When for so long no look has found that all was swept, sweeps are behind what expires, and take the large batches
+until they have caught up."""
 SWEEP_PAUSE_S = 0.01
 """Between two batches at least; one that takes longer is followed by as long a pause."""
 AUDIT_BATCH = 5000
@@ -62,6 +63,8 @@ class Janitor:
         self._chores: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
         self._looks = 0
+        self._behind_since: float | None = None
+        """Since when what has expired was there at every look."""
         self._looked_at = time.monotonic()
 
     def start(self) -> None:
@@ -90,6 +93,10 @@ class Janitor:
         lease_s = self._settings.lease.total_seconds()
         due = await self._store.upkeep.look(lease_s, UNHEARD_S, thorough=self._looks % THOROUGH_EVERY == 0)
         looked_at, self._looked_at = self._looked_at, time.monotonic()
+        if not due.expired:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = self._looked_at
         if self._looked_at - looked_at > LOOK_S + lease_s * AWAY_FROM:
             self._not_before["bury"] = self._looked_at + lease_s * BACK_WITHIN
         for name, chore, wanted, pause_s in self._list(due):
@@ -187,11 +194,11 @@ class Janitor:
 
     async def sweep(self) -> None:
         """Delete expired tasks, batch by batch, at most half of the time."""
-        begun = time.monotonic()
         until, full = None, True
         while full:
             started = time.monotonic()
-            most = SWEEP_BATCH if started - begun < BEHIND_S else BEHIND_BATCH
+            behind = self._behind_since is not None and started - self._behind_since > BEHIND_S
+            most = BEHIND_BATCH if behind else SWEEP_BATCH
             batch = await self._store.upkeep.sweep(most, until)
             until, full = batch.until, batch.tasks == most
             await asyncio.sleep(max(SWEEP_PAUSE_S, time.monotonic() - started))

@@ -6,7 +6,7 @@ slot its queues are not consumed, so a busy worker never hoards a doorbell that 
 comes free takes what has waited longest straight from Postgres. A doorbell that comes all the same (RabbitMQ had sent
 it already) is rung again for the others.
 
-    accept -> acknowledge: when the claim has committed, or was refused
+    accept -> acknowledge: a moment after the claim has committed, or was refused (`runner.SETTLE_S`)
     callback -> Celery forgets the job: the same moment; the attempt goes on without it
 """
 
@@ -34,7 +34,8 @@ __all__ = ["ConsumerHandle", "Host", "SlotPool"]
 logger = logging.getLogger("taskengine.jobs")
 
 CLAIMS_IN_FLIGHT = 8
-"""Messages a worker may hold between delivery and claim: a few round trips' worth."""
+"""Messages a worker may hold between delivery and a moment after the claim: as many as its Celery thread can take in
+that time, at some 0.7 ms each."""
 
 
 class Host(Protocol):
@@ -46,7 +47,7 @@ class Host(Protocol):
     def start(self, pool: SlotPool) -> None: ...
 
     def offer(self, doorbells: Sequence[Doorbell], settled: Callable[[], None]) -> None:
-        """Claim and run them; `settled` is called once the claim of each is decided. Returns at once."""
+        """Claim and run them; `settled` is called a moment after the claim of each is decided. Returns at once."""
 
     def ring(self, doorbell: Doorbell) -> None: ...
 

@@ -82,6 +82,7 @@ class Sealer:
         """Raises StoreUnavailable."""
         await self.prepare()
         assert self._fernet is not None
+        assert state.digest, "a state is of one call"
         members = asdict(state)
         del members["age"]
         return self._fernet.encrypt(json.dumps(members, separators=(",", ":")).encode()).decode()

@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, FromClause, Integer, Text, bindparam, func, literal, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Select,
+    Text,
+    bindparam,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from taskengine.lifecycle import LONGEST_POLL, Phase, Status
@@ -80,30 +92,28 @@ def values_of(sealing: Sealing, new: NewTask) -> dict[str, Any]:
     }
 
 
-def _row(given: Mapping[str, ColumnElement[Any]], *source: FromClause) -> dict[str, ColumnElement[Any]]:
-    """The columns of the task that these parameters make, each of its type; `source` is where they are columns of."""
-    slots = slot_columns(given)
+def _row(given: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
+    """The columns of the task that these parameters make, each of its type, but for its turn."""
     return {
         **{name: given[name] for name in _GIVEN if name not in SLOT_TEXTS},
-        **slots,
+        **slot_columns(given),
         "status": literal(Status.WORKING, Text),
         "phase": literal(Phase.QUEUED, Text),
         "status_message": literal(ACCEPTED),
         "base_ttl_ms": given["ttl_ms"],
         "expires_at": retention.from_creation(func.now(), given["ttl_ms"]),
         "rung_at": func.now(),
-        "turn": turns.of_entry(
-            given["owner"], given["queue"], given["priority"], slots["limit_keys"], *source, first=True
-        ),
     }
 
 
-def _insert(row: Mapping[str, ColumnElement[Any]], source: FromClause | None = None, *conditions: Any) -> Insert:
+def _insert(
+    row: Mapping[str, ColumnElement[Any]], source: FromClause | None = None, *conditions: ColumnElement[bool]
+) -> Insert:
     selected = select(*row.values()).where(*conditions)
     return insert(tasks).from_select(list(row), selected if source is None else selected.select_from(source))
 
 
-def _created(statement: Insert, *, audited: bool, within: bool = False) -> Any:
+def _created(statement: Insert, *, audited: bool, within: bool = False) -> Select[Any]:
     """What it returns: id, `created_at` and `now` of what was stored, `within` bounds with what was counted.
 
     Where it is audited, the entry of each is stored with it, or neither is (X-SEC-12).
@@ -115,20 +125,27 @@ def _created(statement: Insert, *, audited: bool, within: bool = False) -> Any:
     return told.add_cte(noting(made, "create", actor=made.c.owner, owner=made.c.owner, tool=made.c.tool))
 
 
-_PARAMETERS = {name: bindparam(name, type_=kind) for name, kind in _GIVEN.items()}
-_CALLS = given_rows(_GIVEN, "calls")
+def _line(row: Mapping[str, ColumnElement[Any]]) -> tuple[ColumnElement[Any], ...]:
+    """In which it gets its turn, and what of it else counts there."""
+    return row["owner"], row["queue"], row["priority"], row["limit_keys"]
+
+
+def _one() -> dict[str, ColumnElement[Any]]:
+    row = _row({name: bindparam(name, type_=kind) for name, kind in _GIVEN.items()})
+    return row | {"turn": turns.of_entry(*_line(row), first=True)}
 
 
 def _several() -> Insert:
     """Postgres looks at the many indexes of the table once for all."""
-    row = _row(dict(_CALLS.c.items()), _CALLS)
-    # None of them sees the others. As if one came after the other, each has the turn after its owner's last.
-    line = [_CALLS.c.owner, _CALLS.c.queue, _CALLS.c.priority]
-    return _insert(row | {"turn": row["turn"] + func.row_number().over(partition_by=line) - 1}, _CALLS)
+    calls = given_rows(_GIVEN, "calls")
+    row = _row(dict(calls.c.items()))
+    nth = func.row_number().over(partition_by=[calls.c.owner, calls.c.queue, calls.c.priority]) - 1
+    many = func.cardinality(bindparam("id", type_=ARRAY(Text)))
+    return _insert(row | {"turn": turns.of_entry(*_line(row), calls, first=True, nth=nth, many=many)}, calls)
 
 
-_ONE = _insert(_row(_PARAMETERS))
-_WITHIN = _insert(_row(_PARAMETERS), bounds.TALLY, bounds.HAS_ROOM)
+_ONE = _insert(_one())
+_WITHIN = _insert(_one(), bounds.TALLY, bounds.HAS_ROOM)
 CREATE = {
     audited: prepared(_created(_ONE, audited=audited), together=_created(_several(), audited=audited))
     for audited in (False, True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     BigInteger,
     Boolean,
@@ -137,7 +138,6 @@ _MADE = (
             retention.from_creation(func.now(), _CHILDREN.c.ttl_ms),
             func.now(),
             *_CHILD_SLOTS.values(),
-            # Of those that one statement makes, each has the turn after the one before.
             turns.of_entry(
                 _HELD.c.owner,
                 _CHILDREN.c.queue,
@@ -146,9 +146,9 @@ _MADE = (
                 _HELD,
                 _CHILDREN,
                 first=True,
-            )
-            + func.row_number().over(partition_by=[_CHILDREN.c.queue, _CHILDREN.c.priority])
-            - 1,
+                nth=func.row_number().over(partition_by=[_CHILDREN.c.queue, _CHILDREN.c.priority]) - 1,
+                many=func.cardinality(bindparam("c_id", type_=ARRAY(Text))),
+            ),
         ).select_from(_HELD.join(_CHILDREN, true())),
     )
     .on_conflict_do_nothing()  # repeated after a commit whose answer was lost

@@ -48,10 +48,13 @@ def of_entry(
     keys: ColumnElement[Any],
     *outer: FromClause,
     first: bool,
+    nth: ColumnElement[int] | None = None,
+    many: ColumnElement[int] | None = None,
 ) -> ColumnElement[int]:
     """The turn of what comes into a queue now; `first` for a task that no worker has had. `keys` are its limits.
 
-    `outer` is where the other arguments are columns of.
+    `outer` is where the other arguments are columns of. A statement that brings several, which do not see each other,
+    counts those of one owner, queue and priority (`nth`, from 0) and says how `many` they are at most.
     """
     front = (
         select(_there.c.turn)
@@ -82,14 +85,20 @@ def of_entry(
         .scalar_subquery()
     )
     # As a query of its own it is asked once in a statement: the rows of a batch come in any order.
-    newest = select(turns.next_value()).scalar_subquery()
+    # For several it is the first of as many as there are: none of them gets a turn above the sequence.
+    drawn = select(turns.next_value().label("turn"))
+    if many is not None:
+        drawn = drawn.select_from(func.generate_series(literal_column("1"), many).alias("numbers"))
+    newest = select(func.min(drawn.subquery("drawn").c.turn)).scalar_subquery()
     # NULLs do not count in either function.
-    return func.greatest(func.least(newest, front, front_of_limit), last + 1, type_=BigInteger)
+    turn = func.greatest(func.least(newest, front, front_of_limit), last + 1, type_=BigInteger)
+    return turn if nth is None else turn + nth
 
 
-def again() -> ColumnElement[int]:
-    """For an UPDATE that brings tasks back into their queue."""
-    return of_entry(tasks.c.owner, tasks.c.queue, tasks.c.priority, tasks.c.limit_keys, tasks, first=False)
+def again(nth: ColumnElement[int] | None = None, many: ColumnElement[int] | None = None) -> ColumnElement[int]:
+    """For an UPDATE that brings tasks back into their queue; `nth` and `many` as of `of_entry`."""
+    owner, queue, priority, keys = tasks.c.owner, tasks.c.queue, tasks.c.priority, tasks.c.limit_keys
+    return of_entry(owner, queue, priority, keys, tasks, first=False, nth=nth, many=many)
 
 
 def in_order() -> tuple[ColumnElement[Any], ...]:

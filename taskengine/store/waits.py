@@ -135,8 +135,10 @@ def _child_asks() -> ColumnElement[bool]:
     )
 
 
-def _resuming(which: ColumnElement[bool], nth: ColumnElement[int] | int = 0) -> Select[Any]:
-    """Those are due again; `nth` counts those of one owner that one statement resumes, from 0."""
+def _resuming(
+    which: ColumnElement[bool], nth: ColumnElement[int] | None = None, many: ColumnElement[int] | None = None
+) -> Select[Any]:
+    """Those are due again; `nth` and `many` as of `turns.of_entry`."""
     status, phase = target(Event.RESUME)
     resumed = (
         update(tasks)
@@ -146,7 +148,7 @@ def _resuming(which: ColumnElement[bool], nth: ColumnElement[int] | int = 0) -> 
             phase=phase,
             wake_at=None,
             wake_open=None,
-            turn=turns.again() + nth,
+            turn=turns.again(nth, many),
             rung_at=func.now(),
             status_message="Waiting for a worker",
             **touched(),
@@ -171,7 +173,8 @@ def _resuming_batch(which: ColumnElement[bool]) -> Select[Any]:
     )
     nth = func.row_number().over(partition_by=[taken.c.owner, taken.c.queue, taken.c.priority], order_by=taken.c.id)
     numbered = select(taken.c.id, nth.label("nth")).cte("numbered")
-    return _resuming(tasks.c.id == numbered.c.id, numbered.c.nth - 1)
+    many = select(func.count()).select_from(taken).scalar_subquery()
+    return _resuming(tasks.c.id == numbered.c.id, numbered.c.nth - 1, many)
 
 
 _NAMED = tasks.c.id == bindparam("named")

@@ -67,8 +67,8 @@ class Host:
     """What its user says to questions, by key."""
     retries: int = 0
     """How often it repeats a call by itself that took too long."""
-    gives_up: float = math.inf
-    """How often; then it has all the patience it takes, so that what comes is not lost by a moment."""
+    patient_after: float = math.inf
+    """Timeouts; then it has all the patience it takes, so that what comes is not lost by a moment."""
     timeouts: int = 0
     called: list[str] = field(default_factory=list)
 
@@ -99,7 +99,7 @@ class Host:
         for _ in range(1 + self.retries):
             self.called.append(tool)
             try:
-                async with asyncio.timeout(self.patience_s if self.timeouts < self.gives_up else ALL_S):
+                async with asyncio.timeout(self.patience_s if self.timeouts < self.patient_after else ALL_S):
                     return await self.peer.call(tool, arguments)
             except TimeoutError:
                 self.timeouts += 1
@@ -147,7 +147,7 @@ async def test_a_host_that_times_out_sooner_finds_its_task_in_the_list(
     hosting: Hosting, patient: Settings, hands: Hands
 ) -> None:
     async with hosting(patient) as peer:
-        host = Host(peer, patience_s=0.7, gives_up=2)
+        host = Host(peer, patience_s=0.7, patient_after=2)
         async with works(hands, until=lambda: host.timeouts >= 2):
             assert (await host.ask("job", {"n": 5})).text == "did 5"
     assert [row.status for row in await hands.rows()] == ["completed"], "its absence cancels nothing"
@@ -169,7 +169,7 @@ async def test_a_host_that_repeats_what_took_too_long_joins_its_task(
     hosting: Hosting, patient: Settings, hands: Hands
 ) -> None:
     async with hosting(patient) as peer:
-        host = Host(peer, patience_s=0.7, retries=50, gives_up=2)
+        host = Host(peer, patience_s=0.7, retries=50, patient_after=2)
         async with works(hands, until=lambda: host.timeouts >= 2):
             assert (await host.ask("shared", {"n": 7})).text == "shared 7"
     assert host.called.count("shared") == 3

@@ -18,11 +18,12 @@ from taskengine.errors import TaskCancelled
 from taskengine.execution import heartbeat as heartbeats
 from taskengine.execution.attempt import Attempt, Stop
 from taskengine.execution.processes import ToolProcess, ToolProcesses
-from taskengine.execution.runner import Runner
+from taskengine.execution.runner import SETTLE_S, Runner
 from taskengine.lifecycle import Phase, Status
-from taskengine.records import Claim, Entry, TaskRecord
+from taskengine.records import Claim, Doorbell, Entry, TaskRecord
 from taskengine.settings import Settings
 from taskengine.store import Store
+from taskengine.store.attempts import Attempts
 from taskengine.store.journal import Journal
 from taskengine.store.workers import Workers
 from tests.apps.stopping import engine as stopping
@@ -214,6 +215,35 @@ async def test_an_attempt_that_parks_between_two_looks_of_the_heartbeat_goes_on(
     await store.inputs.answer(doorbell.task_id, OWNER, {"sure": {"action": "accept", "content": {}}})
     record = await reached(store, doorbell.task_id, lambda record: record.terminal)
     assert (record.status, record.attempt) == (Status.COMPLETED, 1)
+
+
+async def test_a_message_is_done_with_once_when_the_claims_of_all_its_doorbells_are_decided(
+    runner: _Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, decide, settled = asyncio.Semaphore(0), asyncio.Event(), asyncio.Event()
+    told: list[bool] = []
+
+    async def claim_next(*_: object) -> None:
+        asked.release()
+        if not told:  # the first is decided at once, the second when it may
+            told.append(decide.is_set())
+            return
+        await decide.wait()
+
+    monkeypatch.setattr(Attempts, "claim_next", claim_next)
+
+    def done() -> None:
+        told.append(decide.is_set())
+        settled.set()
+
+    runner.offer([Doorbell("tsk_a", 1, "default"), Doorbell("tsk_b", 1, "default")], done)
+    for _ in range(2):
+        await asyncio.wait_for(asked.acquire(), 30)
+    await asyncio.sleep(4 * SETTLE_S)
+    decide.set()
+    await asyncio.wait_for(settled.wait(), 30)
+    await asyncio.sleep(4 * SETTLE_S)
+    assert told == [False, True]
 
 
 async def test_a_claim_whose_journal_loads_long_is_not_handed_back(

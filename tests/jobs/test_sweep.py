@@ -18,11 +18,11 @@ from tests.store.sql import execute
 MADE = 2 * janitor.SWEEP_BATCH + 1
 
 
-@pytest.mark.parametrize("behind_s", [janitor.BEHIND_S, 0.0])
+@pytest.mark.parametrize("behind", [False, True])
 async def test_it_sweeps_to_the_last_in_small_batches_and_in_large_ones_when_it_is_behind(
-    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch, behind_s: float
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch, behind: bool
 ) -> None:
-    monkeypatch.setattr(janitor, "BEHIND_S", behind_s)
+    monkeypatch.setattr(janitor, "BEHIND_S", 0.0 if behind else 600.0)
     store = await Store.open(settings)
     try:
         for _ in range(MADE):
@@ -37,9 +37,15 @@ async def test_it_sweeps_to_the_last_in_small_batches_and_in_large_ones_when_it_
             return swept
 
         monkeypatch.setattr(store.upkeep, "sweep", counted)
-        await Janitor(store, Bell(settings), settings).sweep()
+        keeper = Janitor(store, Bell(settings), settings)
+        monkeypatch.setattr(keeper, "_list", lambda _: ())  # the look alone, which tells since when it is so
+        await keeper._look()
+        await keeper.sweep()
         small, large = janitor.SWEEP_BATCH, janitor.BEHIND_BATCH
-        assert batches == ([(small, small), (small, small), (small, 1)] if behind_s else [(large, MADE)])
+        assert batches == ([(large, MADE)] if behind else [(small, small), (small, small), (small, 1)])
         assert await execute(database_url, "SELECT 1 FROM tasks") == []
+        assert keeper._behind_since is not None
+        await keeper._look()
+        assert keeper._behind_since is None, "it has caught up"
     finally:
         await store.close()

@@ -12,7 +12,7 @@ from kombu import Connection
 from kombu.transport import redis
 
 from taskengine.jobs import transport
-from taskengine.jobs.app import make_app, make_queue
+from taskengine.jobs.app import JOB, make_app, make_queue
 from taskengine.jobs.bell import Bell
 from taskengine.records import Doorbell
 from taskengine.settings import Settings
@@ -86,3 +86,33 @@ def test_a_connection_publishes_with_the_client_it_has(settings: Settings, monke
     assert bell._depth("default") == 3
     bell._disconnect()
     _fetched(settings)[0].release()
+
+
+@pytest.mark.parametrize("more", [(), (Doorbell("tsk_b", 2, "default"),)], ids=["one", "two"])
+def test_a_message_is_the_one_that_celery_sends_itself(settings: Settings, more: tuple[Doorbell, ...]) -> None:
+    """The bell goes around `send_task`; a worker, of this version or another, is to see no difference."""
+    bell = Bell(settings)
+    bell._send(Doorbell("tsk_a", 1, "default"), *more)
+    connection, (ours,) = _fetched(settings)
+    connection.release()
+    app = make_app(settings, ["default"])
+    app.send_task(
+        JOB,
+        args=["tsk_a", 1],
+        kwargs={"more": [(each.task_id, each.attempt) for each in more]} if more else {},
+        queue=make_queue(settings, "default").name,
+        ignore_result=True,
+        retry=False,
+        argsrepr="",
+        kwargsrepr="",
+    )
+    connection, (its,) = _fetched(settings)
+    connection.release()
+    bell._disconnect()
+    assert ours.payload == its.payload
+    assert (ours.content_type, ours.content_encoding) == (its.content_type, its.content_encoding)
+    own = {"id", "root_id"}
+    assert {**ours.headers, **dict.fromkeys(own)} == {**its.headers, **dict.fromkeys(own)}
+    assert ours.headers["id"] == ours.headers["root_id"] == ours.properties["correlation_id"]
+    different = {"correlation_id", "delivery_tag", "reply_to"}  # nobody replies
+    assert {**ours.properties, **dict.fromkeys(different)} == {**its.properties, **dict.fromkeys(different)}

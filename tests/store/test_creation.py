@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from taskengine.records import Slot, TaskRecord
+from taskengine.records import Same, Slot, TaskRecord
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store.bounds import Bounds
@@ -80,11 +80,32 @@ async def test_each_is_recorded(store: Store, url: str) -> None:
     assert entries == {(made[0].id, "ann", "ann", "one"), (made[1].id, "bob", "bob", "two")}
 
 
-async def test_of_those_that_are_the_same_call_one_is_stored(store: Store, url: str) -> None:
-    made = await at_once(store, {"dedupe": "same"}, {}, {"dedupe": "same"}, {"dedupe": "same"})
+async def test_no_turn_is_above_the_sequence(store: Store, url: str) -> None:
+    """It is the front where nobody waits: else whoever comes late would go before all the others for long."""
+    await worker(store, "w1")
+    for _ in range(3):
+        await at_once(store, *({"owner": "ann"} for _ in range(20)))
+        ((above,),) = await execute(url, "SELECT max(turn) - (SELECT last_value FROM turns) FROM tasks")
+        assert above <= 0
+    taken = [await store.attempts.claim_next(["default"], "w1") for _ in range(50)]
+    assert None not in taken
+    await at_once(store, *({"owner": "bob"} for _ in range(3)))
+    ((bobs, front),) = await execute(
+        url, "SELECT min(turn) FILTER (WHERE owner = 'bob'), min(turn) FROM tasks WHERE phase = 'queued'"
+    )
+    assert bobs == front
+
+
+@pytest.mark.parametrize(
+    "key", [{"dedupe": "same"}, {"nonce": "same"}, {"same": Same("same", None)}], ids=["dedupe", "nonce", "same"]
+)
+async def test_of_those_that_are_the_same_call_one_is_stored(store: Store, url: str, key: dict[str, Any]) -> None:
+    made = await at_once(store, key, {}, key, key)
+    assert await statements(url) == 1
     same = {made[0].id, made[2].id, made[3].id}
     assert len(same) == 1
     assert {row["id"] for row in await execute(url, "SELECT id FROM tasks")} == same | {made[1].id}
+    assert {row["task_id"] for row in await store.audit.find()} == same | {made[1].id}
 
 
 async def test_one_that_is_refused_takes_no_other_with_it(store: Store, url: str) -> None:
