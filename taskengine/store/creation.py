@@ -125,23 +125,24 @@ def _created(statement: Insert, *, audited: bool, within: bool = False) -> Selec
     return told.add_cte(noting(made, "create", actor=made.c.owner, owner=made.c.owner, tool=made.c.tool))
 
 
-def _line(row: Mapping[str, ColumnElement[Any]]) -> tuple[ColumnElement[Any], ...]:
-    """In which it gets its turn, and what of it else counts there."""
-    return row["owner"], row["queue"], row["priority"], row["limit_keys"]
+def _with_turn(
+    row: dict[str, ColumnElement[Any]], *source: FromClause, **several: ColumnElement[int]
+) -> dict[str, ColumnElement[Any]]:
+    """`source` is where its columns are of, `several` as of `turns.of_entry`."""
+    owner, queue, priority, keys = (row[name] for name in ("owner", "queue", "priority", "limit_keys"))
+    return row | {"turn": turns.of_entry(owner, queue, priority, keys, *source, first=True, **several)}
 
 
 def _one() -> dict[str, ColumnElement[Any]]:
-    row = _row({name: bindparam(name, type_=kind) for name, kind in _GIVEN.items()})
-    return row | {"turn": turns.of_entry(*_line(row), first=True)}
+    return _with_turn(_row({name: bindparam(name, type_=kind) for name, kind in _GIVEN.items()}))
 
 
 def _several() -> Insert:
     """Postgres looks at the many indexes of the table once for all."""
     calls = given_rows(_GIVEN, "calls")
-    row = _row(dict(calls.c.items()))
     nth = func.row_number().over(partition_by=[calls.c.owner, calls.c.queue, calls.c.priority]) - 1
     many = func.cardinality(bindparam("id", type_=ARRAY(Text)))
-    return _insert(row | {"turn": turns.of_entry(*_line(row), calls, first=True, nth=nth, many=many)}, calls)
+    return _insert(_with_turn(_row(dict(calls.c.items())), calls, nth=nth, many=many), calls)
 
 
 _ONE = _insert(_one())
