@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from taskengine.content import encode_json, text_result
+from taskengine.declaration import make_tool
 from taskengine.durations import describe
 from taskengine.lifecycle import Status
 from taskengine.questions import ELICIT, ROOTS, SAMPLE
 from taskengine.records import Question, TaskRecord
-from taskengine.tool import Tool, make_tool
+from taskengine.tool import Tool
 
 if TYPE_CHECKING:
     from taskengine.settings import Settings

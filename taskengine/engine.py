@@ -9,12 +9,13 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from taskengine.bridge import HANDLE_TOOLS
 from taskengine.content import clean_text
+from taskengine.declaration import make_tool, plain_icons
 from taskengine.durations import DurationLike
 from taskengine.errors import DeclarationError
 from taskengine.identity import AccessToken, Identity
 from taskengine.limits import Limit
 from taskengine.questions import Ask
-from taskengine.tool import TaskMode, Tool, make_tool, plain_icons
+from taskengine.tool import TaskMode, Tool
 
 __all__ = ["TaskEngine"]
 

@@ -16,10 +16,10 @@ from taskengine.auth.config import Issuer, canonical_uri
 from taskengine.auth.resource import challenge
 from taskengine.auth.scopes import ScopeRules
 from taskengine.cli.settings import settings_page
+from taskengine.declaration import make_tool
 from taskengine.errors import DeclarationError, SettingsError
 from taskengine.server import create_app
 from taskengine.settings import Settings, load_settings
-from taskengine.tool import make_tool
 from tests.auth.tools import engine
 from tests.processes import ROOT
 from tests.server.peer import Hands, front_end, peer_of

@@ -13,8 +13,9 @@ import pytest
 from pydantic import AfterValidator, BaseModel, Field
 
 from taskengine import Context
+from taskengine.declaration import make_tool
 from taskengine.errors import InvalidArguments
-from taskengine.tool import Tool, make_tool
+from taskengine.tool import Tool
 
 
 class Colour(Enum):

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from taskengine import Context, MissingCapability, ProtocolError, SyncContext, ToolError
 from taskengine.calling import Outcome, call_async, call_sync, outcome_of_message
 from taskengine.content import text_result
+from taskengine.declaration import make_tool
 from taskengine.errors import (
     AttemptReleased,
     BadAnswer,
@@ -23,7 +24,6 @@ from taskengine.errors import (
     Suspended,
     TaskCancelled,
 )
-from taskengine.tool import make_tool
 from tests.authoring.test_context import Fake, SyncFake
 
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from typing_extensions import TypedDict
 
 from taskengine import BadAnswer, Context, DeclarationError, Form, Roots, Sample, SyncContext, TaskEngine, Tool, Url
-from taskengine.tool import make_tool
+from taskengine.declaration import make_tool
 
 
 class City(BaseModel):

@@ -18,9 +18,9 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from taskengine.content import encode_json, to_result
+from taskengine.declaration import make_tool
 from taskengine.errors import ResultError
 from taskengine.steps import Codec
-from taskengine.tool import make_tool
 
 PNG = "iVBORw0KGgo="
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from taskengine import DeclarationError
+from taskengine.declaration import make_tool
 from taskengine.errors import InvalidArguments
 from taskengine.settings import Settings
-from taskengine.tool import make_tool
 from tests.processes import ROOT
 from tests.requirements.conftest import Front
 from tests.server.peer import EXTENSION, Hands
