@@ -29,8 +29,8 @@ from benchmarks.services import Services, running_services
 from benchmarks.sides import OWNERS, UNLIMITED, Side, ours, peer
 
 SECTION = "beside the peer"
-ENOUGH = 5
-"""Rounds below which nothing is written."""
+ENOUGH, ROUNDS = 5, 9
+"""Rounds below which nothing is written; and those of a run, since a machine's speed may change by half in a minute."""
 RING_S = 3.0
 """Times `--seconds`: the length of the pass that looks at doorbells."""
 
@@ -122,7 +122,7 @@ def _rounds(
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ENOUGH)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one timed measure")
     parser.add_argument("--only", choices=["ours", "peer"], help="start this side alone")
     keys = [measure.key for measure in MEASURES]
