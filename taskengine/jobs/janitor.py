@@ -33,8 +33,8 @@ SWEEP_BATCH = 25
 longer at the 99th percentile.)"""
 BEHIND_BATCH = 500
 BEHIND_S = 600.0
-"""When for so long no look has found that all was swept, sweeps are behind what expires, and take the large batches
-until they have caught up."""
+"""When for so long no sweep has come to the last of what had expired, they are behind, and take the large batches until
+one has."""
 SWEEP_PAUSE_S = 0.01
 """Between two batches at least; one that takes longer is followed by as long a pause."""
 AUDIT_BATCH = 5000
@@ -64,7 +64,7 @@ class Janitor:
         self._not_before: dict[str, float] = {}
         self._looks = 0
         self._behind_since: float | None = None
-        """Since when what has expired was there at every look."""
+        """Since when what had expired has not been swept to the last."""
         self._looked_at = time.monotonic()
 
     def start(self) -> None:
@@ -201,6 +201,8 @@ class Janitor:
             most = BEHIND_BATCH if behind else SWEEP_BATCH
             batch = await self._store.upkeep.sweep(most, until)
             until, full = batch.until, batch.tasks == most
+            if 0 < batch.tasks < most:  # of none, another worker may be sweeping
+                self._behind_since = None
             await asyncio.sleep(max(SWEEP_PAUSE_S, time.monotonic() - started))
 
     async def expire(self) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 
+import asyncpg
 import pytest
 
 from taskengine.jobs import janitor
@@ -11,11 +14,19 @@ from taskengine.jobs.bell import Bell
 from taskengine.jobs.janitor import Janitor
 from taskengine.settings import Settings
 from taskengine.store import Store
-from taskengine.store.upkeep import Swept
+from taskengine.store.upkeep import SWEEPING, Swept
 from tests.store.calls import OWNER, stored
 from tests.store.sql import execute
 
 MADE = 2 * janitor.SWEEP_BATCH + 1
+
+
+@asynccontextmanager
+async def holding(url: str) -> AsyncIterator[None]:
+    connection = await asyncpg.connect(url)
+    await connection.execute("SELECT pg_advisory_lock($1)", SWEEPING)
+    yield
+    await connection.close()
 
 
 @pytest.mark.parametrize("behind", [False, True])
@@ -40,12 +51,16 @@ async def test_it_sweeps_to_the_last_in_small_batches_and_in_large_ones_when_it_
         keeper = Janitor(store, Bell(settings), settings)
         monkeypatch.setattr(keeper, "_list", lambda _: ())  # the look alone, which tells since when it is so
         await keeper._look()
+        since = keeper._behind_since
+        assert since is not None
+        async with holding(database_url):  # as another worker that sweeps
+            await keeper.sweep()
+        assert batches.pop() == (janitor.BEHIND_BATCH if behind else janitor.SWEEP_BATCH, 0)
+        assert keeper._behind_since == since, "it has not"
         await keeper.sweep()
         small, large = janitor.SWEEP_BATCH, janitor.BEHIND_BATCH
         assert batches == ([(large, MADE)] if behind else [(small, small), (small, small), (small, 1)])
         assert await execute(database_url, "SELECT 1 FROM tasks") == []
-        assert keeper._behind_since is not None
-        await keeper._look()
         assert keeper._behind_since is None, "it has caught up"
     finally:
         await store.close()

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from taskengine.errors import LimitReached
 from taskengine.records import Same, Slot, TaskRecord
 from taskengine.settings import Settings
 from taskengine.store import Store
@@ -121,5 +122,5 @@ async def test_one_that_is_refused_takes_no_other_with_it(store: Store, url: str
 async def test_those_within_a_bound_see_each_other(store: Store, url: str) -> None:
     bounds = Bounds(owner_open=3)
     made = await asyncio.gather(*(store.tasks.create(new_task(), bounds) for _ in range(5)), return_exceptions=True)
-    assert sum(isinstance(each, BaseException) for each in made) == 2
+    assert sum(isinstance(each, LimitReached) for each in made) == 2
     assert len(await execute(url, "SELECT 1 FROM tasks")) == 3
