@@ -11,7 +11,6 @@ with its request.
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -22,10 +21,10 @@ from taskengine.durations import milliseconds
 from taskengine.errors import InvalidArguments, StoreUnavailable
 from taskengine.lifecycle import LONGEST_POLL, Status
 from taskengine.limits import LOWEST_PRIORITY
-from taskengine.points import point
 from taskengine.questions import missing_capabilities
 from taskengine.records import Answered, NewTask, Question, TaskRecord
 from taskengine.server.call import Call
+from taskengine.server.creating import create
 from taskengine.server.direct import call_direct
 from taskengine.server.exchange import Exchange
 from taskengine.server.handles import call_handle
@@ -41,11 +40,6 @@ from taskengine.wire.jsonrpc import INVALID_PARAMS, RpcError
 from taskengine.wire.meta import idempotency_key, priority, traceparent
 
 __all__ = ["call_tool"]
-
-audit = logging.getLogger("taskengine.audit")
-
-CREATE_TRIES = 3
-RETRY_S = 0.5
 
 
 async def call_tool(call: Call, exchange: Exchange) -> Any:
@@ -125,12 +119,14 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
         trace=traceparent(call.params, call.headers),
     )
     if call.envelope.declares_tasks and tool.task == "required":
-        return modern.create_task_result(await _create(call, new), call.service.meta)  # whatever comes of it, later
+        return modern.create_task_result(
+            await create(call.service, call.caller, new), call.service.meta
+        )  # whatever comes of it, later
     if not call.envelope.declares_tasks:
         await call.service.sealer.prepare()  # a task whose client could not be sent back to it would be lost
     async with call.service.store.changes.watch([new.id]) as watch:
         try:
-            record = await _create(call, new)
+            record = await create(call.service, call.caller, new)
         except asyncio.CancelledError:
             # Whether it was committed is not known. A task may live on, a synchronous call may not (A-33).
             if exchange.disconnected and not call.envelope.declares_tasks and not _kept(call, tool):
@@ -150,28 +146,6 @@ async def _resume(rounds: Rounds, tool: Tool, task_id: str, exchange: Exchange) 
             await answer(call, record, rounds.responses)
             record = await call.service.store.tasks.get(task_id, call.caller.owner)
         return await _present(rounds, tool, record, watch, exchange)
-
-
-async def _create(call: Call, new: NewTask) -> TaskRecord:
-    """The task is committed and its doorbell rung when this returns (M-TASK-13). Raises StoreUnavailable."""
-    for attempt in range(1, CREATE_TRIES + 1):
-        point("call.checked")
-        try:
-            record, doorbell = await call.service.store.tasks.create(new, call.service.budgets.bounds(call.caller))
-            point("call.committed")
-        except StoreUnavailable:
-            if attempt == CREATE_TRIES:
-                # It may be there all the same. Where no retry of its client will find it, nobody ever would.
-                if new.nonce is None and new.dedupe is None and new.same is None:
-                    call.service.cancel_abandoned(new.id, call.caller)
-                raise
-            await asyncio.sleep(RETRY_S)
-        else:
-            if doorbell is not None:
-                call.service.bell.ring(doorbell)
-                audit.info("task %s created by %s: %s", record.id, call.caller.owner, record.tool)
-            return record
-    raise AssertionError("the last try returns or raises")
 
 
 async def _present(rounds: Rounds, tool: Tool, record: TaskRecord, watch: Watch, exchange: Exchange) -> Any:

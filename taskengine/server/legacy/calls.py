@@ -8,7 +8,6 @@ with its questions; where it is bridged, it ends after `inline_wait` with an ord
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from taskengine.errors import InvalidArguments, StoreUnavailable
 from taskengine.lifecycle import LONGEST_POLL, Status
 from taskengine.limits import LOWEST_PRIORITY
 from taskengine.records import NewTask, TaskRecord
+from taskengine.server.creating import create
 from taskengine.server.exchange import Exchange
 from taskengine.server.handles import call_handle
 from taskengine.server.legacy.call import Call
@@ -37,11 +37,6 @@ from taskengine.wire.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
 from taskengine.wire.meta import idempotency_key, priority, traceparent
 
 __all__ = ["call_tool", "follow_call"]
-
-audit = logging.getLogger("taskengine.audit")
-
-CREATE_TRIES = 3
-RETRY_S = 0.5
 
 
 async def call_tool(call: Call, exchange: Exchange, framing: Labelled) -> Any:
@@ -88,7 +83,7 @@ async def _begin_task(
     default_ms = milliseconds(service.ttl_of(tool))
     ttl_ms = augmentation.ttl_within(default_ms, milliseconds(settings.min_ttl), milliseconds(settings.max_ttl))
     new = _new_task(call, tool, arguments, ttl_ms, capabilities=call.session.capabilities, token=token)
-    record = await _create(call, new)
+    record = await create(call.service, call.caller, new)
     call.front.spawn(call.front.tell(call.session, "task", record.id))
     return legacy.create_task_result(record)
 
@@ -139,7 +134,7 @@ async def _call_inline(
     new = _new_task(call, tool, arguments, ttl_ms, capabilities=capabilities, token=None, told=False)
     if bridged and new.same is None:  # a call with a key joins no other: it counts by that alone
         new = replace(new, dedupe=joined_by(tool, arguments, {}))
-    record = await _create(call, new)
+    record = await create(call.service, call.caller, new)
     keyed = idempotency_key(call.params, call.headers) is not None
     framing.stream = call.front.tokens.seal("call", s=call.session.id, r=call.request_id, t=record.id, p=token, k=keyed)
     return await follow_call(call, record, exchange, framing, token=token, keyed=keyed)
@@ -230,26 +225,6 @@ def _new_task(
         sensitive=tool.sensitive,
         trace=traceparent(call.params, call.headers),
     )
-
-
-async def _create(call: Call, new: NewTask) -> TaskRecord:
-    """The task is committed and its doorbell rung when this returns. Raises StoreUnavailable."""
-    for attempt in range(1, CREATE_TRIES + 1):
-        try:
-            record, doorbell = await call.service.store.tasks.create(new, call.service.budgets.bounds(call.caller))
-        except StoreUnavailable:
-            if attempt == CREATE_TRIES:
-                # It may be there all the same; where the call is joined, its repetition finds it.
-                if new.dedupe is None and new.same is None:
-                    call.service.cancel_abandoned(new.id, call.caller)
-                raise
-            await asyncio.sleep(RETRY_S)
-        else:
-            if doorbell is not None:
-                call.service.bell.ring(doorbell)
-                audit.info("task %s created by %s: %s", record.id, call.caller.owner, record.tool)
-            return record
-    raise AssertionError("the last try returns or raises")
 
 
 def _text_result(call: Call, text: str) -> Any:
