@@ -32,6 +32,8 @@ RENEWALS_PER_LEASE = 5
 FENCE_AT = 2 / 3
 LOOK_WITHIN_S = 1.5
 """How often it looks at what it holds, however long the lease: a cancel whose notice was lost is found by that."""
+TRIES_PER_LEASE = 50
+"""While it cannot be renewed: an outage that ends just in time must not cost the attempts for a pause."""
 STALL_WARNING_S = 3.0
 HAND_BACK_S = 1.0
 STRAY_AFTER_S = 1.0
@@ -73,6 +75,8 @@ class Heartbeat:
         self._ticked_at = time.monotonic()
         self._strays: dict[tuple[str, int], float] = {}
         """What is held here and run by nobody, and when that was first seen."""
+        self._unreached = 0
+        """Beats in a row that did not find the store."""
         self._fenced: list[str] = []
         """The names before the present one under which there may still be tasks."""
         self.worker_id = ""
@@ -125,12 +129,13 @@ class Heartbeat:
             if not self._stopping.is_set():
                 await present.wait()
             while not self._stopping.is_set():
-                await self._beat(store, presence_key)
+                reached = await self._beat(store, presence_key)
                 await self._hand_back(store)
                 heard.clear()
                 if not self._stopping.is_set():
+                    often = RENEWALS_PER_LEASE if reached else TRIES_PER_LEASE
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(min(self._lease_s / RENEWALS_PER_LEASE, LOOK_WITHIN_S)):
+                        async with asyncio.timeout(min(self._lease_s / often, LOOK_WITHIN_S)):
                             await heard.wait()
             await self._hand_back(store)
             if self.worker_id:
@@ -142,7 +147,8 @@ class Heartbeat:
             await listener.stop()
             await store.close()
 
-    async def _beat(self, store: Store, presence_key: int | None) -> None:
+    async def _beat(self, store: Store, presence_key: int | None) -> bool:
+        """Whether the store could be had."""
         started, worker_id = time.monotonic(), self.worker_id
         try:
             async with asyncio.timeout(self._lease_s * FENCE_AT / 2):
@@ -156,15 +162,21 @@ class Heartbeat:
                         "this worker was declared dead: its attempts are stopped, it starts again as a new one"
                     )
                     self._fence()
-                    return
+                    return True
                 if worker_id and not self.worker_id:  # fenced while the renewal was under way
-                    return
+                    return True
                 self._renewed_at = started
                 await self._compare(store, ours, held, started)
         except (StoreUnavailable, TimeoutError) as error:
-            logger.warning("the lease was not renewed: %s", error)
+            self._unreached += 1
+            logger.log(
+                logging.DEBUG if self._unreached > 1 else logging.WARNING, "the lease was not renewed: %s", error
+            )
+            return False
         except Exception:  # without a heartbeat this worker would go on as a zombie
             logger.exception("the lease was not renewed; it is tried again")
+        self._unreached = 0
+        return True
 
     async def _hand_back(self, store: Store) -> None:
         """Resign, with an end: a row that somebody has locked must not keep this worker from its lease."""

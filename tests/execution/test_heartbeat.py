@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from taskengine.execution.heartbeat import Heartbeat
+from taskengine.errors import StoreUnavailable
+from taskengine.execution.heartbeat import RENEWALS_PER_LEASE, Heartbeat
 from taskengine.lifecycle import Phase
 from taskengine.settings import Settings
 from taskengine.store import Store
@@ -94,6 +95,32 @@ async def test_everything_is_stopped_before_the_lease_ends_although_renewals_han
     assert time.monotonic() - began < 0.75 * LEASE.total_seconds()
     monkeypatch.undo()
     assert await asyncio.to_thread(heartbeat.wait_ready, 10)
+
+
+async def test_a_lease_is_tried_often_while_the_store_is_away(
+    settings: Settings, heart: _Heart, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More tries than there are renewals before it would stop everything: it is there when the store comes back."""
+    renew, tries, back = Workers.renew, 8, threading.Event()
+    assert tries > RENEWALS_PER_LEASE
+
+    async def away(self: Workers, worker_id: str, lease_s: float) -> frozenset[tuple[str, int]] | None:
+        nonlocal tries
+        tries -= 1
+        if tries >= 0:
+            raise StoreUnavailable("away")
+        back.set()
+        return await renew(self, worker_id, lease_s)
+
+    monkeypatch.setattr(Workers, "renew", away)
+    beating = Heartbeat(settings.model_copy(update={"lease": 5 * LEASE}), ("default",), heart)
+    beating.start()
+    try:
+        assert await asyncio.to_thread(back.wait, 20)
+        assert not heart.fenced.is_set()
+    finally:
+        beating.stop()
+    assert caplog.text.count("the lease was not renewed") == 1, "once, not with every try"
 
 
 async def test_what_was_stopped_for_the_lease_is_handed_back_uncounted_once_it_has_ended(
