@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +18,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from taskengine import points
 from taskengine.settings import Settings
 from taskengine.wire import modern
 from tests.bridge.tools import engine
@@ -56,6 +57,15 @@ def patient(settings: Settings) -> Settings:
     return settings.model_copy(update={"inline_wait": timedelta(seconds=30)})
 
 
+@pytest.fixture
+def arrived() -> Iterator[list[str]]:
+    """Grows with every call that has its task, be it its own or one that it joins."""
+    calls: list[str] = []
+    points.install(lambda name: calls.append(name) if name == "call.committed" else None)
+    yield calls
+    points.install(None)
+
+
 @dataclass
 class Host:
     """A program with a model in it: it gives each call `patience_s`, and its model does what the texts of results
@@ -67,8 +77,11 @@ class Host:
     """What its user says to questions, by key."""
     retries: int = 0
     """How often it repeats a call by itself that took too long."""
-    patient_after: float = math.inf
-    """Timeouts; then it has all the patience it takes, so that what comes is not lost by a moment."""
+    gives_up: Counter[str] = field(default_factory=Counter)
+    """On so many calls of these tools, `patience_s` after their task is there, however slow the machine; others then
+    get all the time they take. Without any, `patience_s` counts from each call on."""
+    arrived: Sequence[str] = ()
+    """The calls that have their task."""
     timeouts: int = 0
     called: list[str] = field(default_factory=list)
 
@@ -98,12 +111,25 @@ class Host:
     async def _call(self, tool: str, arguments: dict[str, Any]) -> AnyReply | None:
         for _ in range(1 + self.retries):
             self.called.append(tool)
-            try:
-                async with asyncio.timeout(self.patience_s if self.timeouts < self.patient_after else ALL_S):
-                    return await self.peer.call(tool, arguments)
-            except TimeoutError:
-                self.timeouts += 1
+            calling = asyncio.ensure_future(self.peer.call(tool, arguments))
+            patience = asyncio.ensure_future(self._patience(tool))
+            await asyncio.wait({calling, patience}, return_when=asyncio.FIRST_COMPLETED)
+            patience.cancel()
+            if calling.done():
+                return await calling
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+            self.timeouts += 1
         return None
+
+    async def _patience(self, tool: str) -> None:
+        """Ends when it gives up on the call it has just made."""
+        if self.gives_up:
+            if self.called.count(tool) > self.gives_up[tool]:
+                await asyncio.sleep(ALL_S)
+            while len(self.arrived) < sum(not each.startswith("task_") for each in self.called):
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(self.patience_s)
 
 
 def _named(reply: AnyReply) -> str:
@@ -144,10 +170,10 @@ async def test_a_host_that_times_out_after_the_bound_never_sees_a_timeout(
 
 
 async def test_a_host_that_times_out_sooner_finds_its_task_in_the_list(
-    hosting: Hosting, patient: Settings, hands: Hands
+    hosting: Hosting, patient: Settings, hands: Hands, arrived: list[str]
 ) -> None:
     async with hosting(patient) as peer:
-        host = Host(peer, patience_s=0.7, patient_after=2)
+        host = Host(peer, patience_s=0.5, gives_up=Counter(job=1, task_wait=1), arrived=arrived)
         async with works(hands, until=lambda: host.timeouts >= 2):
             assert (await host.ask("job", {"n": 5})).text == "did 5"
     assert [row.status for row in await hands.rows()] == ["completed"], "its absence cancels nothing"
@@ -166,13 +192,13 @@ async def test_a_host_whose_address_says_how_impatient_it_is_needs_no_list(
 
 
 async def test_a_host_that_repeats_what_took_too_long_joins_its_task(
-    hosting: Hosting, patient: Settings, hands: Hands
+    hosting: Hosting, patient: Settings, hands: Hands, arrived: list[str]
 ) -> None:
     async with hosting(patient) as peer:
-        host = Host(peer, patience_s=0.7, retries=50, patient_after=2)
-        async with works(hands, until=lambda: host.timeouts >= 2):
+        host = Host(peer, patience_s=0.5, retries=2, gives_up=Counter(shared=2), arrived=arrived)
+        async with works(hands, until=lambda: len(arrived) == 3):
             assert (await host.ask("shared", {"n": 7})).text == "shared 7"
-    assert host.called.count("shared") == 3
+    assert host.called == ["shared"] * 3
     assert len(await hands.rows()) == 1
 
 

@@ -16,7 +16,11 @@ from tests.chaos.run import Run, Wrong, fault
 __all__ = ["unharmed"]
 
 PHASE = "database"
-LEASE_S = 15.0
+DOWN_LEASES = 2 / 15
+"""How long Postgres is down at most: 2 s under the usual lease."""
+SURVIVED_LEASES = 1 / 3
+"""A worker stops what it runs at two thirds of a lease from its last renewal, which may be a fifth of it old when
+Postgres goes; the rest is for finding it again on a busy machine."""
 
 
 async def unharmed(run: Run, views: list[View]) -> None:
@@ -32,15 +36,16 @@ async def restarted(run: Run) -> list[float]:
     """an immediate restart, as by a power cut, under running tools, some of which end meanwhile; from its return on"""
     views = await run.hold("probe", 8, seconds=8) + await run.hold("probe_sync", 1, seconds=6)
     ending = await run.hold("probe", 4, seconds=0.6)
-    return await _restarted(run, views, ending, run.rng.uniform(0, 2))
+    return await _restarted(run, views, ending)
 
 
-async def _restarted(run: Run, views: list[View], ending: list[View], down_s: float) -> list[float]:
+async def _restarted(run: Run, views: list[View], ending: list[View]) -> list[float]:
     """From when Postgres accepts again: until what is called then runs, and until the ends of `ending` are stored.
     Nobody else takes `views` over."""
     at = time.time()
-    await run.site.restart_postgres(down_s)
+    await run.site.restart_postgres(run.rng.uniform(0, DOWN_LEASES * run.site.lease_s))
     accepts = run.site.accepts_since_s
+    away_s = accepts - at
     run.outages.append((at, accepts + 5))
     new = await run.calls("doze", 5, seconds=0.1)
     await run.started(new, accepts)
@@ -48,7 +53,11 @@ async def _restarted(run: Run, views: list[View], ending: list[View], down_s: fl
     recovered = [run.starts(view)[0].at_s - accepts for view in new if run.starts(view)]
     await run.until(lambda: all(view.over for view in ending), "those that ended meanwhile are stored")
     recovered += [view.ended_at_s - accepts for view in ending if view.ended_at_s > accepts]
-    await unharmed(run, views)
+    if away_s < SURVIVED_LEASES * run.site.lease_s:
+        await unharmed(run, views)
+    else:
+        run.note(f"Postgres took {away_s:.1f} s to be back: workers had to stop what they ran")
+        await run.until(lambda: all(view.over for view in views), "the probes end")
     return recovered
 
 
@@ -58,7 +67,7 @@ async def restarted_often(run: Run) -> list[float]:
     recovered: list[float] = []
     for _ in range(round(min(30, max(2, 3 * run.length)))):
         views = await run.hold("probe", 6, seconds=8)
-        recovered += await _restarted(run, views, [], run.rng.uniform(0, 2))
+        recovered += await _restarted(run, views, [])
         await asyncio.sleep(max(0.0, run.rng.uniform(5, 40) - 8))
     return recovered
 
@@ -79,7 +88,7 @@ async def away(run: Run) -> list[float]:
 @fault("Postgres frozen", bar_s=20.0, phase="slow", share=1)
 async def frozen(run: Run) -> list[float]:
     """SIGSTOP of all of Postgres for three leases, then SIGCONT: everybody's lease looks over at once"""
-    return await _frozen(run, 3 * LEASE_S)
+    return await _frozen(run, 3 * run.site.lease_s)
 
 
 @fault("Postgres paused", bar_s=5.0, phase="slow", share=1)
@@ -204,7 +213,7 @@ async def cut_off(run: Run) -> list[float]:
         proxy.set("blackhole")
     try:
         recovered = await run.started_again(held, at)
-        await asyncio.sleep(max(0.0, at + 2 * LEASE_S - time.time()))
+        await asyncio.sleep(max(0.0, at + 2 * run.site.lease_s - time.time()))
     finally:
         for proxy in run.site.proxies.values():
             proxy.set("pass")

@@ -14,7 +14,6 @@ from tests.chaos.client import View
 from tests.chaos.run import Run, Wrong, fault
 
 PHASE = "processes"
-LEASE_S = 15.0
 
 
 @fault("child killed", bar_s=1.0, phase=PHASE, share=20, quiet=True)
@@ -151,7 +150,7 @@ async def worker_frozen(run: Run) -> list[float]:
     try:
         recovered = await run.started_again(held, at)
         await run.until(lambda: all(view.over for view in held), "the probes end elsewhere")
-        await asyncio.sleep(max(0.0, at + 2 * LEASE_S - time.time()))
+        await asyncio.sleep(max(0.0, at + 2 * run.site.lease_s - time.time()))
     finally:
         for process in frozen:
             process.resume()

@@ -70,6 +70,10 @@ class Site:
     def broker_url(self) -> str:
         return self._services.broker_url
 
+    @property
+    def lease_s(self) -> float:
+        return self.settings(far=False).lease.total_seconds()
+
     async def __aenter__(self) -> Site:
         self.temporary.mkdir(parents=True)
         await self.do(self._start_services)
@@ -253,5 +257,4 @@ class Site:
 
     async def settled(self) -> None:
         """Postgres has run for a lease: only then is a lost presence lock believed."""
-        lease_s = self.settings(far=False).lease.total_seconds()
-        await asyncio.sleep(max(0.0, self.accepts_since_s + lease_s + 0.2 - time.time()))
+        await asyncio.sleep(max(0.0, self.accepts_since_s + self.lease_s + 0.2 - time.time()))
