@@ -119,9 +119,8 @@ async def _begin(rounds: Rounds, tool: Tool, arguments: dict[str, Any], exchange
         trace=traceparent(call.params, call.headers),
     )
     if call.envelope.declares_tasks and tool.task == "required":
-        return modern.create_task_result(
-            await create(call.service, call.caller, new), call.service.meta
-        )  # whatever comes of it, later
+        made = await create(call.service, call.caller, new)
+        return modern.create_task_result(made, call.service.meta)  # whatever comes of it, later
     if not call.envelope.declares_tasks:
         await call.service.sealer.prepare()  # a task whose client could not be sent back to it would be lost
     async with call.service.store.changes.watch([new.id]) as watch:
