@@ -26,7 +26,7 @@ from benchmarks.machine import Machine
 from benchmarks.measures import CONNECTIONS, MEASURES, POLLED_EACH, Measure, Taken, empty
 from benchmarks.page import machine, verdict, write_section
 from benchmarks.services import Services, running_services
-from benchmarks.sides import OWNERS, UNLIMITED, Side, ours, peer
+from benchmarks.sides import OWNERS, RATES, Side, ours, peer
 
 SECTION = "beside the peer"
 ENOUGH, ROUNDS = 5, 9
@@ -139,13 +139,14 @@ def _options() -> argparse.Namespace:
 
 
 def _note(services: Services, rounds: int, speed: float) -> str:
-    limits = ", ".join(f"{name} {value}" for name, value in UNLIMITED.items())
+    limits = ", ".join(f"{name} {value}" for name, value in RATES.items())
     return (
         f"Median (least to most) of {rounds} rounds in turn, each begun by the other side than the last; one front end"
         f" and one worker each, on {machine(*services.described)}.\n\n"
         f"Every request has the token of one of {OWNERS} owners, a connection always the same; lone tasks go round."
-        " Calls, polls and open tasks are counted and compared as always, with numbers that a load generator does not"
-        f" reach ({limits}); the peer has no such limits. Polls are of tasks that have ended, {POLLED_EACH} of each"
+        " The rates of calls and polls are counted and compared as always, with numbers that a load generator does not"
+        f" reach ({limits}), and each owner may have 1,000 open tasks, as is the default, counted exactly with every"
+        f" create; the peer has no such limits. Polls are of tasks that have ended, {POLLED_EACH} of each"
         " connection in turn, and come no sooner than their `pollIntervalMs` says.\n\n"
         "The load generator alone, against a server in its own process that answers all alike:"
         f" {speed:,.0f} requests a second over {CONNECTIONS} connections."

@@ -37,11 +37,7 @@ PEER_VERSION = next(
 START_S = 60.0
 OWNERS = 64
 """Each with a token. A connection keeps to one; lone tasks go round, as they do when many people have one each."""
-UNLIMITED = {
-    "CALL_RATE": "100000000/minute",
-    "POLL_RATE": "100000000/minute",
-    "MAX_OPEN_TASKS_PER_OWNER": "100000000",
-}
+RATES = {"CALL_RATE": "100000000/minute", "POLL_RATE": "100000000/minute"}
 """Every call and poll is counted and compared as always; the numbers are such that a load generator may go on."""
 
 
@@ -112,7 +108,7 @@ def ours(services: Services, database_url: str) -> Side:
         "NAMESPACE": namespace(database_url),
         "AUTH_TOKENS": orjson.dumps([f"{token}:{owner}" for token, owner in tokens.items()]).decode(),
         "LOG_LEVEL": "warning",
-        **UNLIMITED,
+        **RATES,
     }
     return Side(
         "taskengine",

@@ -43,14 +43,15 @@ class Batches:
         large: Sequence[str] = (),
         unasked: bool = False,
         line: str | None = None,
-        arranged: Callable[[list[_Values]], list[_Values]] = list,
+        arranged: Callable[[list[_Values]], list[list[_Values]]] = lambda values: [values],
     ) -> None:
         """`key` tells the row of one caller from that of another: its parameters, each with the column that returns
         it. Those who give the same are served by one execution when it is `shared` (a read), else by one batch after
         the other. `most` go into one batch, and as many as fit of those whose parameters `large` are.
 
         What a caller has asked for who is gone before its batch begins is done only when it is to be `unasked`.
-        `arranged` makes the executions of a batch from the values of its callers, which are in the order of their keys.
+        `arranged` makes the groups of a batch, as `Database.run_many` takes them, from the values of its callers, which
+        are in the order of their keys.
         When they are done one by one, those with the same parameter `line` wait for each other and not each with a
         connection.
         """
@@ -152,12 +153,12 @@ class Batches:
     async def _serve(self, batch: dict[tuple[Any, ...], _Waiter]) -> None:
         alone = len(batch) == 1
         # In one order, as everybody who locks several rows (as far as each is locked by an execution of its own).
-        executions = self._arranged([values for _, (values, _) in sorted(batch.items(), key=lambda item: item[0])])
+        groups = self._arranged([values for _, (values, _) in sorted(batch.items(), key=lambda item: item[0])])
         try:
-            if len(executions) == 1:
-                rows = await self._database.run(self._statement, executions[0])
+            if alone and len(groups) == 1:
+                rows = await self._database.run(self._statement, groups[0][0])
             else:
-                rows = await self._database.run_many(self._statement, executions, None if alone else PATIENCE_S)
+                rows = await self._database.run_many(self._statement, groups, None if alone else PATIENCE_S)
         except Exception as error:
             if alone or (isinstance(error, StoreUnavailable) and not held_up(error)):
                 raise

@@ -4,10 +4,12 @@ Bounds of open tasks up to `FAR` hold exactly, however many front ends create at
 owner and then, in the same round trip, counts and inserts. A lone one shares the lock: what it cannot see are the
 creates of others that have not committed, of which there are never more than connections, so it goes through only where
 there is room for all of them besides. Several of one owner in one batch, and one that is closer to the bound, take the
-lock for themselves; that waits for those others, and nothing is unseen. So creates of one owner wait for each other
-only where they come in crowds or close to a bound, and those of different owners only close to the bound of all.
+lock for themselves; that waits for those others, and what is unseen are those before it in its own batch. So creates of
+one owner wait for each other only where they come in crowds or close to a bound, and those of different owners only
+close to the bound of all. One that would fit but for what it does not see is looked at once more, where nothing is
+unseen.
 
-The lock is taken by an execution of its own before the creates of a batch: what a statement sees is as old as its
+The locks are taken by an execution of their own before the creates of a batch: what a statement sees is as old as its
 beginning, and one that waited for the lock itself would not see what was created meanwhile.
 
 A count reads no more rows than the bound allows. Where a bound is large and what was counted lately is far below it, it
@@ -22,11 +24,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     CTE,
     BigInteger,
     Boolean,
@@ -34,21 +35,19 @@ from sqlalchemy import (
     Select,
     Text,
     and_,
-    bindparam,
     case,
     func,
     literal,
     literal_column,
     or_,
     select,
-    true,
 )
 
 from taskengine.errors import Busy, LimitReached
 from taskengine.lifecycle import Phase
 from taskengine.store.batches import Batches
 from taskengine.store.database import Database, Row
-from taskengine.store.statements import Prepared
+from taskengine.store.statements import Prepared, given_rows
 from taskengine.store.tables import tasks
 from taskengine.store.turns import QUEUED
 
@@ -83,63 +82,74 @@ class Bounds:
 
 NO_BOUNDS = Bounds()
 
+_NAMES = tuple(field.name for field in fields(Bounds))
+_LIMITS = {f"b_{name}": BigInteger for name in _NAMES}
+_creates = given_rows({"id": Text, "owner": Text, "queue": Text, "alone": Boolean, **_LIMITS}, "creates")
+_locks = given_rows({"lock": Text, "whole": Boolean}, "locks")
+"""Of executions that take locks, and create nothing."""
 _counted = tasks.alias("counted")
 _OPEN = _counted.c.phase != _DONE
 _WAITS = _counted.c.phase == QUEUED
-_OWNERS = _counted.c.owner == bindparam("owner", type_=Text)
 _WHICH: Mapping[str, ColumnElement[bool]] = {
-    "owner_open": and_(_OPEN, _OWNERS),
+    "owner_open": and_(_OPEN, _counted.c.owner == _creates.c.owner),
     "all_open": _OPEN,
     "all_queued": _WAITS,
-    "route_queued": and_(_WAITS, _counted.c.queue == bindparam("queue", type_=Text)),
+    "route_queued": and_(_WAITS, _counted.c.queue == _creates.c.queue),
 }
 _OF = {"owner_open": "owner", "route_queued": "queue"}
 """Of which owner or queue a count is; without, of all."""
+_BEFORE = {
+    "owner_open": func.row_number().over(partition_by=_creates.c.owner) - 1,
+    "all_open": func.row_number().over() - 1,
+}
+"""How many of a batch, which do not see each other, stand before one."""
 
 
-def _bound(name: str) -> ColumnElement[int | None]:
-    return bindparam(f"b_{name}", type_=BigInteger)
+def _unseen(name: str) -> ColumnElement[int]:
+    others = case((_creates.c.alone, literal(0)), else_=literal_column("current_setting('max_connections')::bigint"))
+    return (others + _BEFORE[name]).label(f"unseen_{name}")
 
 
 def _count(name: str) -> ColumnElement[int]:
     """Up to the bound; 0 where there is none."""
-    found = select(literal(1).label("one")).where(_WHICH[name]).limit(_bound(name)).subquery()
-    return case(
-        (_bound(name).is_not(None), select(func.count()).select_from(found).scalar_subquery()), else_=literal(0)
-    ).label(name)
+    bound = _creates.c[f"b_{name}"]
+    found = select(literal(1).label("one")).where(_WHICH[name]).limit(bound).correlate(_creates).subquery()
+    many = select(func.count()).select_from(found).scalar_subquery()
+    return case((bound.is_not(None), many), else_=literal(0)).label(name)
 
 
-_LOCK = (
-    func.unnest(bindparam("locks", type_=ARRAY(Text)), bindparam("whole", type_=ARRAY(Boolean)))
-    .table_valued("name", "whole", name="lock")
-    .render_derived()
+_HASH = func.hashtextextended(_locks.c.lock, 1)
+_TAKEN = (
+    select(
+        func.count(
+            case((_locks.c.whole, func.pg_advisory_xact_lock(_HASH)), else_=func.pg_advisory_xact_lock_shared(_HASH))
+        ).label("locks")
+    )
+    .where(_locks.c.lock.is_not(None))
+    .cte("taken")
 )
-_HASH = func.hashtextextended(_LOCK.c.name, 1)
-_TAKEN = select(
-    func.count(
-        case((_LOCK.c.whole, func.pg_advisory_xact_lock(_HASH)), else_=func.pg_advisory_xact_lock_shared(_HASH))
-    ).label("locks")
-).cte("taken")
-_OTHERS: ColumnElement[int] = literal_column("current_setting('max_connections')::bigint")
-_ALONE: ColumnElement[bool] = bindparam("alone", type_=Boolean)
 TALLY = select(
-    *(_count(name) for name in _WHICH), case((_ALONE, literal(0)), else_=_OTHERS).label("unseen"), _TAKEN.c.locks
+    _creates.c.id,
+    _creates.c.owner,
+    *(_creates.c[name] for name in _LIMITS),
+    *(_count(name) for name in _NAMES),
+    *(_unseen(name) for name in _BEFORE),
+    select(_TAKEN.c.locks).scalar_subquery().label("locks"),
 ).cte("tally")
-HAS_ROOM = and_(
-    TALLY.c.locks == literal_column("0"),
-    *(
-        or_(_bound(name).is_(None), TALLY.c[name] + TALLY.c.unseen < _bound(name))
-        for name in ("owner_open", "all_open")
-    ),
-    *(or_(_bound(name).is_(None), TALLY.c[name] < _bound(name)) for name in ("all_queued", "route_queued")),
-)
+
+
+def _has_room(name: str) -> ColumnElement[bool]:
+    bound, most = TALLY.c[f"b_{name}"], TALLY.c[name]
+    return or_(bound.is_(None), (most + TALLY.c[f"unseen_{name}"] if name in _BEFORE else most) < bound)
+
+
+HAS_ROOM = and_(TALLY.c.locks == literal_column("0"), *(_has_room(name) for name in _NAMES))
 
 
 def counted(made: CTE) -> Select[Any]:
-    """The id that was to be made, `made` (created_at, now) where it was, and what was counted."""
-    return select(bindparam("id", type_=Text).label("id"), made.c.created_at, made.c.now, *TALLY.c).select_from(
-        TALLY.outerjoin(made, true())
-    )
+    """Each id that was to be made and its owner, `made` (created_at, now) where it was, and what was counted."""
+    told = [column for column in TALLY.c if column.key not in _LIMITS]
+    return select(*told, made.c.created_at, made.c.now).select_from(TALLY.outerjoin(made, made.c.id == TALLY.c.id))
 
 
 @dataclass(slots=True)
@@ -163,6 +173,8 @@ class Gate:
         self._plain = plain
         self._within = within
         self._counting = Batches(database, within, {"id": "id"}, large=large, line="owner", arranged=_behind_locks)
+        self._close_by = Batches(database, within, {"owner": "owner"}, large=large, arranged=_behind_locks)
+        """One of each owner at a time, so that nobody stands before it."""
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._let_by = 0
         self._near: dict[str, float] = {}
@@ -173,20 +185,22 @@ class Gate:
         close = self._close(values, bounds)
         if close == NO_BOUNDS:
             return await self._plain.run(values), None
-        row = await self._create(values, close, alone=self._is_near(values["owner"], close))
+        given = {**values, **{f"b_{name}": getattr(close, name) for name in _NAMES}, "lock": None, "whole": None}
+        given["alone"] = self._is_near(values["owner"], close)
+        if close.all_open is None or given["alone"]:
+            row = await self._counting.run(given)
+        else:  # a transaction that shares the lock of all is to have one create that the others do not see
+            row = await self._by_itself(given)
+        assert row is not None
         if row.created_at is None and _refusal(row, close) is None and self._came_near(values["owner"], row, close):
-            row = await self._create(values, close, alone=True)
+            given["alone"] = True
+            row = await (self._close_by.run(given) if close.all_open is None else self._by_itself(given))
+            assert row is not None
+        self._note(values, row, close)
         return (row, None) if row.created_at is not None else (None, _refusal(row, close))
 
-    async def _create(self, values: Mapping[str, Any], close: Bounds, *, alone: bool) -> Row:
-        given = {**values, **{f"b_{name}": getattr(close, name) for name in _WHICH}}
-        given.update(alone=alone, locks=[], whole=[])
-        if close.all_open is None or alone:
-            row = await self._counting.run(given)
-        else:  # by itself: a transaction that shares the lock of all is to have one create that the others do not see
-            row = (await self._database.run_many(self._within, _behind_locks([given])))[-1]
-        assert row is not None
-        self._note(values, row, close)
+    async def _by_itself(self, given: dict[str, Any]) -> Row:
+        row: Row = (await self._database.run_many(self._within, _behind_locks([given])))[-1]
         return row
 
     def _close(self, values: Mapping[str, Any], bounds: Bounds) -> Bounds:
@@ -194,7 +208,7 @@ class Gate:
         if bounds == NO_BOUNDS:
             return bounds
         now = time.monotonic()
-        far = [name for name in _WHICH if self._is_far(name, values, getattr(bounds, name), now)]
+        far = [name for name in _NAMES if self._is_far(name, values, getattr(bounds, name), now)]
         if not far:
             return bounds
         self._let_by += 1
@@ -214,7 +228,7 @@ class Gate:
     def _note(self, values: Mapping[str, Any], counted: Row, close: Bounds) -> None:
         if len(self._seen) >= MOST_OWNERS:
             self._seen.clear()
-        for name in _WHICH:
+        for name in _NAMES:
             if (getattr(close, name) or 0) > FAR:
                 self._seen[name, _whose(name, values)] = _Seen(time.monotonic(), counted[name], self._let_by)
 
@@ -228,8 +242,11 @@ class Gate:
         if len(self._near) >= MOST_OWNERS:
             self._near.clear()
         until = time.monotonic() + NEAR_S
-        exact = ((owner, counted.owner_open, close.owner_open), (TOTAL, counted.all_open, close.all_open))
-        near = [whose for whose, found, bound in exact if bound is not None and found + counted.unseen >= bound]
+        exact = (
+            (owner, counted.owner_open + counted.unseen_owner_open, close.owner_open),
+            (TOTAL, counted.all_open + counted.unseen_all_open, close.all_open),
+        )
+        near = [whose for whose, most, bound in exact if bound is not None and most >= bound]
         self._near.update(dict.fromkeys(near, until))
         return bool(near)
 
@@ -239,7 +256,7 @@ def _whose(name: str, values: Mapping[str, Any]) -> str:
     return str(values[_OF[name]]) if name in _OF else ""
 
 
-def _behind_locks(creates: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _behind_locks(creates: list[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     """The same creates, behind an execution that takes their locks in one order."""
     owners = Counter(each["owner"] for each in creates if each["b_owner_open"] is not None)
     alone = {each["owner"] for each in creates if each["alone"]} | {owner for owner, many in owners.items() if many > 1}
@@ -248,10 +265,10 @@ def _behind_locks(creates: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if total:
         locks.append((TOTAL, all(total)))
     if not locks:
-        return creates
-    first = {**creates[0], **{f"b_{name}": None for name in _WHICH}, "id": ""}
-    first.update(locks=[name for name, _ in locks], whole=[whole for _, whole in locks])
-    return [first, *({**each, "alone": each["owner"] in alone} for each in creates)]
+        return [creates]
+    nothing = dict.fromkeys(creates[0])
+    taken: list[Mapping[str, Any]] = [{**nothing, "lock": name, "whole": whole} for name, whole in locks]
+    return [taken, [{**each, "alone": each["owner"] in alone} for each in creates]]
 
 
 def _refusal(counted: Row, bounds: Bounds) -> LimitReached | None:

@@ -137,20 +137,25 @@ def _one() -> dict[str, ColumnElement[Any]]:
     return _with_turn(_row({name: bindparam(name, type_=kind) for name, kind in _GIVEN.items()}))
 
 
-def _several() -> Insert:
+def _several(*, within: bool = False) -> Insert:
     """Postgres looks at the many indexes of the table once for all."""
     calls = given_rows(_GIVEN, "calls")
     nth = func.row_number().over(partition_by=[calls.c.owner, calls.c.queue, calls.c.priority]) - 1
     many = func.cardinality(bindparam("id", type_=ARRAY(Text)))
-    return _insert(_with_turn(_row(dict(calls.c.items())), calls, nth=nth, many=many), calls)
+    row = _with_turn(_row(dict(calls.c.items())), calls, nth=nth, many=many)
+    if not within:
+        return _insert(row, calls)
+    return _insert(row, calls.join(bounds.TALLY, bounds.TALLY.c.id == calls.c.id), bounds.HAS_ROOM)
 
 
 _ONE = _insert(_one())
-_WITHIN = _insert(_one(), bounds.TALLY, bounds.HAS_ROOM)
+_WITHIN = _several(within=True)
 CREATE = {
     audited: prepared(_created(_ONE, audited=audited), together=_created(_several(), audited=audited))
     for audited in (False, True)
 }
 """By whether it is audited. Nothing is returned of what another task stands in the way of."""
-CREATE_WITHIN = {audited: prepared(_created(_WITHIN, audited=audited, within=True)) for audited in (False, True)}
-"""By the same. Of several, each is to see those before it."""
+CREATE_WITHIN = {
+    audited: prepared(_created(_WITHIN, audited=audited, within=True), in_rows=True) for audited in (False, True)
+}
+"""By the same."""

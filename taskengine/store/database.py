@@ -7,7 +7,7 @@ is one round trip and commits by itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -222,28 +222,23 @@ class Database:
         return Rows(await self._on_one(lambda connection: connection.fetch(sql, *arguments)))
 
     async def run_many(
-        self, statement: Prepared, values: Iterable[Mapping[str, Any]], patience_s: float | None = None
+        self, statement: Prepared, groups: Sequence[Sequence[Mapping[str, Any]]], patience_s: float | None = None
     ) -> Rows:
-        """Execute it once for each of `values`, or what does so `together`, in one round trip and one commit; the rows
-        of all, in their order unless it is done together.
+        """Execute it for all of these values, in one round trip and one commit; the rows of all, in their order unless
+        it is done together. Each group sees what those before it did.
 
         When one is refused, none is done; and so it is when they wait for a lock longer than `patience_s`, as nearly
         as that can be seen. Raises StoreUnavailable.
         """
-        several = list(values)
-        if not several:
+        sql, executions = statement.executions([group for group in groups if group])
+        if not executions:
             return Rows()
-        together = statement.together
-        if together is None:
-            arguments = [statement.arguments(each) for each in several]
-        else:
-            arguments = together.arguments({name: [each[name] for each in several] for name in several[0]})
 
         async def work(connection: Any) -> Any:
-            if together is None:
-                many = connection.fetchmany(statement.sql, arguments)
+            if len(executions) == 1:
+                many = connection.fetch(sql, *executions[0])
             else:
-                many = connection.fetch(together.sql, *arguments)
+                many = connection.fetchmany(sql, executions)
             return await (many if patience_s is None else self._unless_blocked(connection, many, patience_s))
 
         return Rows(await self._on_one(work))

@@ -7,7 +7,7 @@ kept by its shape, so that only its values are new.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -39,11 +39,13 @@ _shapes: dict[Any, Any] = {}
 class Prepared:
     """The text of a statement, and what its arguments are called."""
 
-    __slots__ = ("_fixed", "_names", "sql", "together")
+    __slots__ = ("_fixed", "_in_rows", "_names", "sql", "together")
 
-    def __init__(self, statement: Executable, together: Executable | None = None) -> None:
-        """`together` does the same for several: of each argument it takes an array."""
-        self.together = None if together is None else Prepared(together)
+    def __init__(self, statement: Executable, together: Executable | None = None, *, in_rows: bool = False) -> None:
+        """`together` does the same for several: of each argument it takes an array. One that is `in_rows` does so
+        even for one."""
+        self._in_rows = in_rows
+        self.together = self if in_rows else None if together is None else Prepared(together, in_rows=True)
         # A plan that Postgres keeps for all arguments uses a partial index only where its condition is literal.
         for part in _parts(statement, set()):
             if isinstance(part, BindParameter) and part.unique and isinstance(part.value, int | str | list):
@@ -57,6 +59,19 @@ class Prepared:
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
         """In the order of the text: `values` by name, and what stands in the statement itself."""
+        if self._in_rows:
+            return self._in_order({name: [value] for name, value in values.items()})
+        return self._in_order(values)
+
+    def executions(self, groups: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[str, list[list[Any]]]:
+        """The text for several, and the arguments of each execution: one for each group where it does them together,
+        else one for each of them."""
+        if self.together is None:
+            return self.sql, [self._in_order(values) for group in groups for values in group]
+        arrays = ({name: [each[name] for each in group] for name in group[0]} for group in groups)
+        return self.together.sql, [self.together._in_order(each) for each in arrays]  # noqa: SLF001
+
+    def _in_order(self, values: Mapping[str, Any]) -> list[Any]:
         fixed = self._fixed
         return [values[name] if name in values else fixed[name] for name in self._names]
 
@@ -71,9 +86,10 @@ def _parts(whole: Any, seen: set[int]) -> Iterator[Any]:
             yield from _parts(source, seen)
 
 
-def prepared(statement: Executable, together: Executable | None = None) -> Prepared:
-    """For a statement that never changes; its values are named by `bindparam`. `together` as of `Prepared`."""
-    return Prepared(statement, together)
+def prepared(statement: Executable, together: Executable | None = None, *, in_rows: bool = False) -> Prepared:
+    """For a statement that never changes; its values are named by `bindparam`. `together`, `in_rows` as of
+    `Prepared`."""
+    return Prepared(statement, together, in_rows=in_rows)
 
 
 def given_rows(kinds: Mapping[str, Any], name: str, prefix: str = "") -> TableValuedAlias:

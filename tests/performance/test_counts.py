@@ -209,7 +209,9 @@ async def test_a_token_costs_a_poll_nothing_and_a_create_the_script_that_counts_
     )
 
 
-async def test_sixteen_at_once_share_round_trips_commits_and_messages(measured: Measured) -> None:
+@asynccontextmanager
+async def sixteen(measured: Measured) -> AsyncIterator[list[Connection]]:
+    """Connections that have asked something."""
     known = await measured.create()
     await measured.until_done(known)
     async with AsyncExitStack() as stack:
@@ -219,6 +221,23 @@ async def test_sixteen_at_once_share_round_trips_commits_and_messages(measured: 
             stack.push_async_callback(connection.close)
             await measured.poll(known, connection)
             connections.append(connection)
+        yield connections
+
+
+async def test_sixteen_of_an_owner_at_once_are_counted_together(authenticated: Measured) -> None:
+    async with sixteen(authenticated) as connections:
+        authenticated.begin()
+        made = await authenticated.at_once(authenticated.create, connections)
+        for task_id in made:
+            await authenticated.until_done(task_id)
+        together = authenticated.front.cost(1)
+        # However many go with a trip; and they come to it one after the other, as the broker has counted their calls.
+        assert together.statements == 2 * together.trips, authenticated.front.statements.executed
+        assert together.trips == together.commits < AT_ONCE
+
+
+async def test_sixteen_at_once_share_round_trips_commits_and_messages(measured: Measured) -> None:
+    async with sixteen(measured) as connections:
         measured.begin()
         measured.front.broker.cut()  # the doorbells that come while one is under way
         made = await measured.at_once(measured.create, connections)

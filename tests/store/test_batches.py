@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from types import NoneType
 from typing import Any
@@ -49,11 +49,10 @@ class Counting(Database):
         return await super().run(statement, values)
 
     async def run_many(
-        self, statement: Prepared, values: Iterable[Mapping[str, Any]], patience_s: float | None = None
+        self, statement: Prepared, groups: Sequence[Sequence[Mapping[str, Any]]], patience_s: float | None = None
     ) -> Rows:
-        several = list(values)
-        self.trips.append(len(several))
-        return await super().run_many(statement, several, patience_s)
+        self.trips.append(sum(map(len, groups)))
+        return await super().run_many(statement, groups, patience_s)
 
 
 @pytest.fixture

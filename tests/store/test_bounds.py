@@ -164,18 +164,18 @@ async def test_a_crowd_of_one_owner_has_the_lock_for_itself_and_a_lone_create_sh
 
 
 @pytest.fixture
-def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many executions went into each round trip."""
-    seen: list[int] = []
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """How many went into each round trip: locks and creates."""
+    seen: list[list[int]] = []
     run, run_many = Database.run, Database.run_many
 
     async def one(self: Database, *args: Any) -> Any:
-        seen.append(1)
+        seen.append([1])
         return await run(self, *args)
 
-    async def many(self: Database, statement: Any, values: Any, *more: Any) -> Any:
-        seen.append(len(list(values)))
-        return await run_many(self, statement, values, *more)
+    async def many(self: Database, statement: Any, groups: Any, *more: Any) -> Any:
+        seen.append([len(group) for group in groups])
+        return await run_many(self, statement, groups, *more)
 
     monkeypatch.setattr(Database, "run", one)
     monkeypatch.setattr(Database, "run_many", many)
@@ -184,7 +184,7 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("owners", [["a", "b", "c"], ["a", "a", "a"]])
 async def test_creates_that_come_together_share_a_round_trip_behind_their_locks(
-    settings: Settings, trips: list[int], owners: list[str]
+    settings: Settings, trips: list[list[int]], owners: list[str]
 ) -> None:
     store = await Store.open(settings)
     try:
@@ -192,11 +192,11 @@ async def test_creates_that_come_together_share_a_round_trip_behind_their_locks(
     finally:
         await store.close()
     assert all(isinstance(result, str) for result in results)
-    assert trips == [4]
+    assert trips == [[len(set(owners)), 3]]
 
 
 async def test_a_total_that_is_far_away_is_not_counted_for_an_owner_with_a_small_bound(
-    settings: Settings, trips: list[int], database_url: str
+    settings: Settings, trips: list[list[int]], database_url: str
 ) -> None:
     """Nor does a lock of all keep creates out of one batch then."""
     store, within = await Store.open(settings), Bounds(owner_open=1000, all_open=100_000, all_queued=50_000)
@@ -213,7 +213,7 @@ async def test_a_total_that_is_far_away_is_not_counted_for_an_owner_with_a_small
     finally:
         await store.close()
     assert all(isinstance(result, str) for result in results)
-    assert trips == [6]
+    assert trips == [[5, 5]]
 
 
 async def test_the_open_tasks_of_all_owners_together_are_limited(store: Store, second: Store) -> None:
@@ -255,6 +255,19 @@ async def test_a_call_that_was_accepted_may_be_repeated_at_the_bound(store: Stor
     assert first.id == again.id == joined.id
     assert same == doorbell
     assert none is None
+
+
+async def test_calls_that_join_a_task_take_no_room_from_those_they_came_with(store: Store, database_url: str) -> None:
+    """What stands before a call in its batch is unseen, and need not become a task."""
+    within = Bounds(owner_open=3)
+    first = await made(store, within, dedupe="once")
+    for _ in range(5):
+        await execute(database_url, "DELETE FROM tasks WHERE id <> $1", first)
+        calls: list[dict[str, object]] = [{"dedupe": "once"}] * 4 + [{}] * 2
+        results = await asyncio.gather(*(made(store, within, **call) for call in calls))
+        assert results[:4] == [first] * 4
+        assert all(isinstance(result, str) for result in results[4:])
+        assert len(await execute(database_url, "SELECT 1 FROM tasks")) == 3
 
 
 async def test_a_call_that_joins_a_task_far_from_the_bound_waits_for_no_lock(store: Store, database_url: str) -> None:

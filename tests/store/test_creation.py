@@ -124,3 +124,11 @@ async def test_those_within_a_bound_see_each_other(store: Store, url: str) -> No
     made = await asyncio.gather(*(store.tasks.create(new_task(), bounds) for _ in range(5)), return_exceptions=True)
     assert sum(isinstance(each, LimitReached) for each in made) == 2
     assert len(await execute(url, "SELECT 1 FROM tasks")) == 3
+
+
+async def test_those_within_bounds_are_one_statement_too(store: Store, url: str) -> None:
+    calls = [new_task(owner=f"o{n % 7}", tool=f"t{n}") for n in range(20)]
+    made = await asyncio.gather(*(store.tasks.create(call, Bounds(owner_open=1000)) for call in calls))
+    assert await statements(url) == 1
+    rows = await execute(url, "SELECT owner, tool FROM tasks WHERE id = ANY($1)", [record.id for record, _ in made])
+    assert {tuple(row) for row in rows} == {(call.owner, call.tool) for call in calls}

@@ -13,7 +13,7 @@ from benchmarks.profile_plans import overheard
 from taskengine.settings import Settings
 from taskengine.store import Store
 from taskengine.store.attempts import _COMPLETE, _PROGRESS
-from taskengine.store.creation import CREATE
+from taskengine.store.creation import CREATE, CREATE_WITHIN
 from taskengine.store.database import _PLANNING, Database
 from taskengine.store.reads import _GET
 from tests.store.calls import OWNER, RESULT, new_task, worker
@@ -86,11 +86,12 @@ async def test_what_names_its_tasks_finds_them_by_their_key(store: Store, databa
 
 
 async def test_several_calls_are_stored_without_a_look_at_all_tasks(database_url: str) -> None:
-    """Each finds its turn by the indexes of the queue and of its owner's line."""
-    for audited, create in CREATE.items():
+    """Each finds its turn by the indexes of the queue and of its owner's line, and what is counted by indexes too."""
+    for create in [*CREATE.values(), *CREATE_WITHIN.values()]:
         assert create.together is not None
         plan = await plan_of(database_url, create.together.sql)
-        assert re.findall(r"Scan .*on tasks (\w+)", plan) == ["there", "theirs", "own"], (audited, plan)
+        counted = ["counted", "counted_1", "counted_2", "counted_3"] if create in CREATE_WITHIN.values() else []
+        assert re.findall(r"Scan .*on tasks (\w+)", plan) == [*counted, "there", "theirs", "own"], plan
         assert "Seq Scan" not in plan, plan
 
 
