@@ -44,7 +44,6 @@ from sqlalchemy import (
 )
 
 from taskengine.errors import Busy, LimitReached
-from taskengine.lifecycle import Phase
 from taskengine.store.batches import Batches
 from taskengine.store.database import Database, Row
 from taskengine.store.statements import Prepared, given_rows
@@ -63,7 +62,6 @@ RETRY_OPEN_S = 10.0
 RETRY_BUSY_S = 5.0
 TOTAL = "taskengine open tasks"
 """The name of the lock of all owners together."""
-_DONE: ColumnElement[str] = literal_column(f"'{Phase.DONE}'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ _creates = given_rows({"id": Text, "owner": Text, "queue": Text, "alone": Boolea
 _locks = given_rows({"lock": Text, "whole": Boolean}, "locks")
 """Of executions that take locks, and create nothing."""
 _counted = tasks.alias("counted")
-_OPEN = _counted.c.phase != _DONE
+_OPEN = _counted.c.ended_at.is_(None)
 _WAITS = _counted.c.phase == QUEUED
 _WHICH: Mapping[str, ColumnElement[bool]] = {
     "owner_open": and_(_OPEN, _counted.c.owner == _creates.c.owner),

@@ -160,7 +160,8 @@ tasks = Table(
         "turn",
         postgresql_where=text(f"{_QUEUED} AND attempt > 0"),
     ),
-    Index("ix_tasks_open", "owner", postgresql_where=text(f"phase <> '{Phase.DONE}'")),
+    # In other words than the rest of what has not ended: only this one serves who counts it for an owner (`bounds`).
+    Index("ix_tasks_unended", "owner", postgresql_where=text("ended_at IS NULL")),
     Index(
         "ix_tasks_limited",
         "tool",

@@ -79,7 +79,7 @@ async def test_a_migration_that_was_interrupted_is_finished_by_the_next(
     assert await definitions(empty_database_url) == await definitions(database_url)
 
 
-@pytest.mark.parametrize("step", ["0002", "0003", "0004", "0006", "0007", "0008", "0009", "0011"])
+@pytest.mark.parametrize("step", ["0002", "0003", "0004", "0006", "0007", "0008", "0009", "0011", "0013"])
 async def test_a_migration_that_cannot_have_its_lock_gives_up_and_changes_nothing(
     empty_database_url: str, step: str
 ) -> None:

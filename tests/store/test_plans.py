@@ -17,6 +17,7 @@ from taskengine.store.creation import CREATE, CREATE_WITHIN
 from taskengine.store.database import _PLANNING, Database
 from taskengine.store.reads import _GET
 from tests.store.calls import OWNER, RESULT, new_task, worker
+from tests.store.sql import execute
 
 PLANNED = "SELECT statement, custom_plans FROM pg_prepared_statements WHERE statement !~ 'pg_'"
 
@@ -93,6 +94,28 @@ async def test_several_calls_are_stored_without_a_look_at_all_tasks(database_url
         counted = ["counted", "counted_1", "counted_2", "counted_3"] if create in CREATE_WITHIN.values() else []
         assert re.findall(r"Scan .*on tasks (\w+)", plan) == [*counted, "there", "theirs", "own"], plan
         assert "Seq Scan" not in plan, plan
+
+
+async def test_an_owners_open_tasks_are_counted_among_his_own_whatever_postgres_knows_of_the_table(
+    store: Store, database_url: str
+) -> None:
+    """Of a small table it once took another index for as good, and kept to it while the table grew."""
+    record, _ = await store.tasks.create(new_task())
+    for more in (0, 30, 300, 3000):
+        await execute(
+            database_url,
+            "INSERT INTO tasks SELECT (jsonb_populate_record(t, jsonb_build_object('id', gen_random_uuid()::text,"
+            " 'owner', 'o' || n % 16))).* FROM tasks t, generate_series(1, $2) n WHERE id = $1",
+            record.id,
+            more,
+        )
+        await execute(database_url, "ANALYZE tasks")
+        for within in CREATE_WITHIN.values():
+            lines = (await plan_of(database_url, within.sql)).splitlines()
+            (at,) = [number for number, line in enumerate(lines) if " on tasks counted " in line]
+            scan = "".join(lines[at : at + 4])  # of a bitmap two nodes, else one
+            assert "ix_tasks_unended" in scan, scan
+            assert "Index Cond: (owner = " in scan, scan
 
 
 async def plan_of(url: str, statement: str) -> str:
