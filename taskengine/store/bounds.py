@@ -32,6 +32,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     ColumnElement,
+    FromClause,
     Select,
     Text,
     and_,
@@ -41,16 +42,17 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    true,
 )
 
 from taskengine.errors import Busy, LimitReached
 from taskengine.store.batches import Batches
 from taskengine.store.database import Database, Row
-from taskengine.store.statements import Prepared, given_rows
+from taskengine.store.statements import Prepared, given_row, given_rows
 from taskengine.store.tables import tasks
 from taskengine.store.turns import QUEUED
 
-__all__ = ["HAS_ROOM", "NO_BOUNDS", "TALLY", "Bounds", "Gate", "counted"]
+__all__ = ["NO_BOUNDS", "Bounds", "Gate", "Room"]
 
 FAR = 2_000
 """So much room, by a count that is younger than `FRESH_S`, is not looked at again: the other front ends do not
@@ -82,72 +84,66 @@ NO_BOUNDS = Bounds()
 
 _NAMES = tuple(field.name for field in fields(Bounds))
 _LIMITS = {f"b_{name}": BigInteger for name in _NAMES}
-_creates = given_rows({"id": Text, "owner": Text, "queue": Text, "alone": Boolean, **_LIMITS}, "creates")
-_locks = given_rows({"lock": Text, "whole": Boolean}, "locks")
-"""Of executions that take locks, and create nothing."""
-_counted = tasks.alias("counted")
-_OPEN = _counted.c.ended_at.is_(None)
-_WAITS = _counted.c.phase == QUEUED
-_WHICH: Mapping[str, ColumnElement[bool]] = {
-    "owner_open": and_(_OPEN, _counted.c.owner == _creates.c.owner),
-    "all_open": _OPEN,
-    "all_queued": _WAITS,
-    "route_queued": and_(_WAITS, _counted.c.queue == _creates.c.queue),
-}
+_CREATE = {"id": Text, "owner": Text, "queue": Text, "alone": Boolean, **_LIMITS}
+_LOCK = {"lock": Text, "whole": Boolean}
+"""Of an execution that takes locks, and creates nothing: all else is NULL there, and these in the others."""
 _OF = {"owner_open": "owner", "route_queued": "queue"}
 """Of which owner or queue a count is; without, of all."""
-_BEFORE = {
-    "owner_open": func.row_number().over(partition_by=_creates.c.owner) - 1,
-    "all_open": func.row_number().over() - 1,
-}
-"""How many of a batch, which do not see each other, stand before one."""
+_EXACT = ("owner_open", "all_open")
+_counted = tasks.alias("counted")
 
 
-def _unseen(name: str) -> ColumnElement[int]:
-    others = case((_creates.c.alone, literal(0)), else_=literal_column("current_setting('max_connections')::bigint"))
-    return (others + _BEFORE[name]).label(f"unseen_{name}")
+class Room:
+    """Of the statement that creates, what looks whether there is room: for one, or for several at once."""
+
+    def __init__(self, *, several: bool) -> None:
+        given = given_rows if several else given_row
+        self._creates = given(_CREATE, "creates")
+        self._taken = _taken(given(_LOCK, "locks"))
+        self.tally = select(
+            self._creates.c.id,
+            self._creates.c.owner,
+            *(self._creates.c[name] for name in _LIMITS),
+            *(self._count(name) for name in _NAMES),
+            *(self._unseen(name) for name in _EXACT),
+            select(self._taken.c.locks).scalar_subquery().label("locks"),
+        ).cte("tally")
+        self.enough = and_(self.tally.c.locks == literal_column("0"), *(self._fits(name) for name in _NAMES))
+
+    def counted(self, made: CTE) -> Select[Any]:
+        """Each id that was to be made and its owner, `made` (created_at, now) where it was, and what was counted."""
+        tally = self.tally
+        told = [column for column in tally.c if column.key not in _LIMITS]
+        source = self._taken.outerjoin(tally, true()).outerjoin(made, made.c.id == tally.c.id)
+        return select(*told, made.c.created_at, made.c.now).select_from(source)
+
+    def _count(self, name: str) -> ColumnElement[int]:
+        """Up to the bound; 0 where there is none."""
+        bound = self._creates.c[f"b_{name}"]
+        counts = _counted.c.phase == QUEUED if name.endswith("queued") else _counted.c.ended_at.is_(None)
+        if name in _OF:
+            counts = and_(counts, _counted.c[_OF[name]] == self._creates.c[_OF[name]])
+        found = select(literal(1).label("one")).where(counts).limit(bound).correlate(self._creates).subquery()
+        many = select(func.count()).select_from(found).scalar_subquery()
+        return case((bound.is_not(None), many), else_=literal(0)).label(name)
+
+    def _unseen(self, name: str) -> ColumnElement[int]:
+        """What others may be creating, and those before it at once with it."""
+        connections: ColumnElement[int] = literal_column("current_setting('max_connections')::bigint")
+        others = case((self._creates.c.alone, literal(0)), else_=connections)
+        whose = self._creates.c[_OF[name]] if name in _OF else None
+        return (others + func.row_number().over(partition_by=whose) - 1).label(f"unseen_{name}")
+
+    def _fits(self, name: str) -> ColumnElement[bool]:
+        bound, most = self.tally.c[f"b_{name}"], self.tally.c[name]
+        return or_(bound.is_(None), (most + self.tally.c[f"unseen_{name}"] if name in _EXACT else most) < bound)
 
 
-def _count(name: str) -> ColumnElement[int]:
-    """Up to the bound; 0 where there is none."""
-    bound = _creates.c[f"b_{name}"]
-    found = select(literal(1).label("one")).where(_WHICH[name]).limit(bound).correlate(_creates).subquery()
-    many = select(func.count()).select_from(found).scalar_subquery()
-    return case((bound.is_not(None), many), else_=literal(0)).label(name)
-
-
-_HASH = func.hashtextextended(_locks.c.lock, 1)
-_TAKEN = (
-    select(
-        func.count(
-            case((_locks.c.whole, func.pg_advisory_xact_lock(_HASH)), else_=func.pg_advisory_xact_lock_shared(_HASH))
-        ).label("locks")
-    )
-    .where(_locks.c.lock.is_not(None))
-    .cte("taken")
-)
-TALLY = select(
-    _creates.c.id,
-    _creates.c.owner,
-    *(_creates.c[name] for name in _LIMITS),
-    *(_count(name) for name in _NAMES),
-    *(_unseen(name) for name in _BEFORE),
-    select(_TAKEN.c.locks).scalar_subquery().label("locks"),
-).cte("tally")
-
-
-def _has_room(name: str) -> ColumnElement[bool]:
-    bound, most = TALLY.c[f"b_{name}"], TALLY.c[name]
-    return or_(bound.is_(None), (most + TALLY.c[f"unseen_{name}"] if name in _BEFORE else most) < bound)
-
-
-HAS_ROOM = and_(TALLY.c.locks == literal_column("0"), *(_has_room(name) for name in _NAMES))
-
-
-def counted(made: CTE) -> Select[Any]:
-    """Each id that was to be made and its owner, `made` (created_at, now) where it was, and what was counted."""
-    told = [column for column in TALLY.c if column.key not in _LIMITS]
-    return select(*told, made.c.created_at, made.c.now).select_from(TALLY.outerjoin(made, made.c.id == TALLY.c.id))
+def _taken(locks: FromClause) -> CTE:
+    """How many locks were taken."""
+    key = func.hashtextextended(locks.c.lock, 1)
+    take = case((locks.c.whole, func.pg_advisory_xact_lock(key)), else_=func.pg_advisory_xact_lock_shared(key))
+    return select(func.count(take).label("locks")).where(locks.c.lock.is_not(None)).cte("taken")
 
 
 @dataclass(slots=True)
@@ -165,8 +161,8 @@ class Gate:
     """Creates tasks for one process, with as little counting as the bounds need."""
 
     def __init__(self, database: Database, plain: Batches, within: Prepared, large: Sequence[str]) -> None:
-        """`plain` inserts and returns the row that was inserted; `within` is made of `HAS_ROOM` and `counted`, with
-        these parameters that may be `large`."""
+        """`plain` inserts and returns the row that was inserted; `within` is made with `Room`, with these parameters
+        that may be `large`."""
         self._database = database
         self._plain = plain
         self._within = within

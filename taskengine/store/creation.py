@@ -23,12 +23,13 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 
 from taskengine.lifecycle import LONGEST_POLL, Phase, Status
 from taskengine.records import NewTask
-from taskengine.store import bounds, callers, retention, turns
+from taskengine.store import callers, retention, turns
 from taskengine.store.audit import noting
+from taskengine.store.bounds import Room
 from taskengine.store.limits import SLOT_TEXTS, slot_columns, slot_texts
 from taskengine.store.payload import dump
 from taskengine.store.sealing import Sealing
-from taskengine.store.statements import given_rows, prepared
+from taskengine.store.statements import Prepared, given_rows, prepared
 from taskengine.store.tables import tasks
 
 __all__ = ["ACCEPTED", "CREATE", "CREATE_WITHIN", "LARGE", "values_of"]
@@ -113,13 +114,13 @@ def _insert(
     return insert(tasks).from_select(list(row), selected if source is None else selected.select_from(source))
 
 
-def _created(statement: Insert, *, audited: bool, within: bool = False) -> Select[Any]:
+def _created(statement: Insert, *, audited: bool, within: Room | None = None) -> Select[Any]:
     """What it returns: id, `created_at` and `now` of what was stored, `within` bounds with what was counted.
 
     Where it is audited, the entry of each is stored with it, or neither is (X-SEC-12).
     """
     made = statement.on_conflict_do_nothing().returning(*_RETURNED).cte("made")
-    told = bounds.counted(made) if within else select(made.c.id, made.c.created_at, made.c.now)
+    told = select(made.c.id, made.c.created_at, made.c.now) if within is None else within.counted(made)
     if not audited:
         return told
     return told.add_cte(noting(made, "create", actor=made.c.owner, owner=made.c.owner, tool=made.c.tool))
@@ -133,29 +134,34 @@ def _with_turn(
     return row | {"turn": turns.of_entry(owner, queue, priority, keys, *source, first=True, **several)}
 
 
-def _one() -> dict[str, ColumnElement[Any]]:
-    return _with_turn(_row({name: bindparam(name, type_=kind) for name, kind in _GIVEN.items()}))
+def _one(within: Room | None = None) -> Insert:
+    row = _with_turn(_row({name: bindparam(name, type_=kind) for name, kind in _GIVEN.items()}))
+    return _insert(row) if within is None else _insert(row, within.tally, within.enough)
 
 
-def _several(*, within: bool = False) -> Insert:
+def _several(within: Room | None = None) -> Insert:
     """Postgres looks at the many indexes of the table once for all."""
     calls = given_rows(_GIVEN, "calls")
     nth = func.row_number().over(partition_by=[calls.c.owner, calls.c.queue, calls.c.priority]) - 1
     many = func.cardinality(bindparam("id", type_=ARRAY(Text)))
     row = _with_turn(_row(dict(calls.c.items())), calls, nth=nth, many=many)
-    if not within:
+    if within is None:
         return _insert(row, calls)
-    return _insert(row, calls.join(bounds.TALLY, bounds.TALLY.c.id == calls.c.id), bounds.HAS_ROOM)
+    return _insert(row, calls.join(within.tally, within.tally.c.id == calls.c.id), within.enough)
 
 
-_ONE = _insert(_one())
-_WITHIN = _several(within=True)
-CREATE = {
-    audited: prepared(_created(_ONE, audited=audited), together=_created(_several(), audited=audited))
-    for audited in (False, True)
-}
+def _create(*, audited: bool) -> Prepared:
+    return prepared(_created(_one(), audited=audited), _created(_several(), audited=audited))
+
+
+def _create_within(*, audited: bool) -> Prepared:
+    one, several = Room(several=False), Room(several=True)
+    return prepared(
+        _created(_one(one), audited=audited, within=one), _created(_several(several), audited=audited, within=several)
+    )
+
+
+CREATE = {audited: _create(audited=audited) for audited in (False, True)}
 """By whether it is audited. Nothing is returned of what another task stands in the way of."""
-CREATE_WITHIN = {
-    audited: prepared(_created(_WITHIN, audited=audited, within=True), in_rows=True) for audited in (False, True)
-}
+CREATE_WITHIN = {audited: _create_within(audited=audited) for audited in (False, True)}
 """By the same."""

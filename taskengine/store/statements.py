@@ -22,6 +22,7 @@ from sqlalchemy import (
     column,
     func,
     literal_column,
+    select,
 )
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.sql.selectable import TableValuedAlias
@@ -29,7 +30,7 @@ from sqlalchemy.sql.visitors import iterate
 
 from taskengine.lifecycle import Phase, Status
 
-__all__ = ["Prepared", "compiled", "given_rows", "prepared", "unindexed"]
+__all__ = ["Prepared", "compiled", "given_row", "given_rows", "prepared", "unindexed"]
 
 _DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]
 _shapes: dict[Any, Any] = {}
@@ -39,13 +40,11 @@ _shapes: dict[Any, Any] = {}
 class Prepared:
     """The text of a statement, and what its arguments are called."""
 
-    __slots__ = ("_fixed", "_in_rows", "_names", "sql", "together")
+    __slots__ = ("_fixed", "_names", "sql", "together")
 
-    def __init__(self, statement: Executable, together: Executable | None = None, *, in_rows: bool = False) -> None:
-        """`together` does the same for several: of each argument it takes an array. One that is `in_rows` does so
-        even for one."""
-        self._in_rows = in_rows
-        self.together = self if in_rows else None if together is None else Prepared(together, in_rows=True)
+    def __init__(self, statement: Executable, together: Executable | None = None) -> None:
+        """`together` does the same for several: of each argument it takes an array (`given_rows`)."""
+        self.together = None if together is None else Prepared(together)
         # A plan that Postgres keeps for all arguments uses a partial index only where its condition is literal.
         for part in _parts(statement, set()):
             if isinstance(part, BindParameter) and part.unique and isinstance(part.value, int | str | list):
@@ -59,21 +58,21 @@ class Prepared:
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
         """In the order of the text: `values` by name, and what stands in the statement itself."""
-        if self._in_rows:
-            return self._in_order({name: [value] for name, value in values.items()})
-        return self._in_order(values)
-
-    def executions(self, groups: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[str, list[list[Any]]]:
-        """The text for several, and the arguments of each execution: one for each group where it does them together,
-        else one for each of them."""
-        if self.together is None:
-            return self.sql, [self._in_order(values) for group in groups for values in group]
-        arrays = ({name: [each[name] for each in group] for name in group[0]} for group in groups)
-        return self.together.sql, [self.together._in_order(each) for each in arrays]  # noqa: SLF001
-
-    def _in_order(self, values: Mapping[str, Any]) -> list[Any]:
         fixed = self._fixed
         return [values[name] if name in values else fixed[name] for name in self._names]
+
+    def executions(self, groups: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[str, list[list[Any]]]:
+        """A text and the arguments of its executions: one for each group where it does several together, else one for
+        each of them."""
+        if self.together is None or all(len(group) == 1 for group in groups):
+            return self.sql, [self.arguments(values) for group in groups for values in group]
+        return self.together.sql, [self.together.arguments(_arrays(group)) for group in groups]
+
+
+def _arrays(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any] | None]:
+    """By column. What none of them has is no array: the driver takes its time for each element."""
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return {name: None if column.count(None) == len(column) else column for name, column in columns.items()}
 
 
 def _parts(whole: Any, seen: set[int]) -> Iterator[Any]:
@@ -86,15 +85,18 @@ def _parts(whole: Any, seen: set[int]) -> Iterator[Any]:
             yield from _parts(source, seen)
 
 
-def prepared(statement: Executable, together: Executable | None = None, *, in_rows: bool = False) -> Prepared:
-    """For a statement that never changes; its values are named by `bindparam`. `together`, `in_rows` as of
-    `Prepared`."""
-    return Prepared(statement, together, in_rows=in_rows)
+def prepared(statement: Executable, together: Executable | None = None) -> Prepared:
+    """For a statement that never changes; its values are named by `bindparam`. `together` as of `Prepared`."""
+    return Prepared(statement, together)
+
+
+def given_row(kinds: Mapping[str, Any], name: str) -> Subquery:
+    """One row: `kinds` are its columns and their types, and the parameters are called like them."""
+    return select(*(bindparam(each, type_=kind).label(each) for each, kind in kinds.items())).subquery(name)
 
 
 def given_rows(kinds: Mapping[str, Any], name: str, prefix: str = "") -> TableValuedAlias:
-    """Rows that come as one array for each column: `kinds` are the columns and their types, and the parameters are
-    called like them, behind `prefix`."""
+    """The same for several, which come as one array for each column; the parameters are behind `prefix`."""
     arrays = (bindparam(f"{prefix}{each}", type_=ARRAY(kind)) for each, kind in kinds.items())
     columns = (column(each, kind) for each, kind in kinds.items())
     return func.unnest(*arrays).table_valued(*columns, name=name).render_derived()
