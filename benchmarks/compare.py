@@ -27,6 +27,7 @@ from benchmarks.measures import CONNECTIONS, MEASURES, POLLED_EACH, Measure, Tak
 from benchmarks.page import machine, verdict, write_section
 from benchmarks.services import Services, running_services
 from benchmarks.sides import OWNERS, RATES, Side, ours, peer
+from taskengine.server.budgets import OPEN_TASKS
 
 SECTION = "beside the peer"
 ENOUGH, ROUNDS = 5, 9
@@ -145,8 +146,8 @@ def _note(services: Services, rounds: int, speed: float) -> str:
         f" and one worker each, on {machine(*services.described)}.\n\n"
         f"Every request has the token of one of {OWNERS} owners, a connection always the same; lone tasks go round."
         " The rates of calls and polls are counted and compared as always, with numbers that a load generator does not"
-        f" reach ({limits}), and each owner may have 1,000 open tasks, as is the default, counted exactly with every"
-        f" create; the peer has no such limits. Polls are of tasks that have ended, {POLLED_EACH} of each"
+        f" reach ({limits}), and each owner may have {OPEN_TASKS:,} open tasks, as is the default, counted exactly with"
+        f" every create; the peer has no such limits. Polls are of tasks that have ended, {POLLED_EACH} of each"
         " connection in turn, and come no sooner than their `pollIntervalMs` says.\n\n"
         "The load generator alone, against a server in its own process that answers all alike:"
         f" {speed:,.0f} requests a second over {CONNECTIONS} connections."
@@ -168,6 +169,7 @@ def main() -> None:
         running = {side.name: stack.enter_context(side.running(folder / f"{n}.log")) for n, side in enumerate(sides)}
         figures = _rounds(sides, options.chosen, running, services, options)
         if sides[0].name == "taskengine" and any(measure.key == "creates" for measure in options.chosen):
+            print(f"\n{_table(sides, options.chosen, figures, None)}\n", flush=True)  # the pass below may not end well
             rung = ring.measure(sides[0], services.broker_url, RING_S * options.seconds, folder / "ring.log")
             print(f"doorbells after their answers: {rung}", flush=True)
         note = _note(services, options.rounds, speed)

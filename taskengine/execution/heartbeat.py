@@ -33,7 +33,8 @@ FENCE_AT = 2 / 3
 LOOK_WITHIN_S = 1.5
 """How often it looks at what it holds, however long the lease: a cancel whose notice was lost is found by that."""
 TRIES_PER_LEASE = 50
-"""While it cannot be renewed: an outage that ends just in time must not cost the attempts for a pause."""
+"""While one that still runs cannot be renewed, and the database refuses at once: an outage that ends just in time must
+not cost the attempts for a pause."""
 STALL_WARNING_S = 3.0
 HAND_BACK_S = 1.0
 STRAY_AFTER_S = 1.0
@@ -75,8 +76,8 @@ class Heartbeat:
         self._ticked_at = time.monotonic()
         self._strays: dict[tuple[str, int], float] = {}
         """What is held here and run by nobody, and when that was first seen."""
-        self._unreached = 0
-        """Beats in a row that did not find the store."""
+        self._missed = ""
+        """Why the last beat did not find the store; empty when it did."""
         self._fenced: list[str] = []
         """The names before the present one under which there may still be tasks."""
         self.worker_id = ""
@@ -133,7 +134,7 @@ class Heartbeat:
                 await self._hand_back(store)
                 heard.clear()
                 if not self._stopping.is_set():
-                    often = RENEWALS_PER_LEASE if reached else TRIES_PER_LEASE
+                    often = RENEWALS_PER_LEASE if reached or not self.worker_id else TRIES_PER_LEASE
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(min(self._lease_s / often, LOOK_WITHIN_S)):
                             await heard.wait()
@@ -149,34 +150,35 @@ class Heartbeat:
 
     async def _beat(self, store: Store, presence_key: int | None) -> bool:
         """Whether the store could be had."""
-        started, worker_id = time.monotonic(), self.worker_id
         try:
             async with asyncio.timeout(self._lease_s * FENCE_AT / 2):
-                ours, held = self._heart.running(), frozenset[tuple[str, int]]()
-                if not worker_id:
-                    await self._register(store, presence_key)
-                elif (renewed := await store.workers.renew(worker_id, self._lease_s)) is not None:
-                    held = renewed
-                else:
-                    logger.error(
-                        "this worker was declared dead: its attempts are stopped, it starts again as a new one"
-                    )
-                    self._fence()
-                    return True
-                if worker_id and not self.worker_id:  # fenced while the renewal was under way
-                    return True
-                self._renewed_at = started
-                await self._compare(store, ours, held, started)
+                await self._renew(store, presence_key)
         except (StoreUnavailable, TimeoutError) as error:
-            self._unreached += 1
-            logger.log(
-                logging.DEBUG if self._unreached > 1 else logging.WARNING, "the lease was not renewed: %s", error
-            )
+            told, self._missed = self._missed, str(error) or type(error).__name__
+            if told != self._missed:
+                logger.warning("the lease was not renewed: %s", self._missed)
             return False
         except Exception:  # without a heartbeat this worker would go on as a zombie
             logger.exception("the lease was not renewed; it is tried again")
-        self._unreached = 0
+        self._missed = ""
         return True
+
+    async def _renew(self, store: Store, presence_key: int | None) -> None:
+        """The lease runs from now, that of a new name where there is none. Raises StoreUnavailable."""
+        started, worker_id = time.monotonic(), self.worker_id
+        ours, held = self._heart.running(), frozenset[tuple[str, int]]()
+        if not worker_id:
+            await self._register(store, presence_key)
+        elif (renewed := await store.workers.renew(worker_id, self._lease_s)) is not None:
+            held = renewed
+        else:
+            logger.error("this worker was declared dead: its attempts are stopped, it starts again as a new one")
+            self._fence()
+            return
+        if worker_id and not self.worker_id:  # fenced while the renewal was under way
+            return
+        self._renewed_at = started
+        await self._compare(store, ours, held, started)
 
     async def _hand_back(self, store: Store) -> None:
         """Resign, with an end: a row that somebody has locked must not keep this worker from its lease."""

@@ -20,8 +20,8 @@ RETRY_S = 0.5
 
 
 async def create(service: Service, caller: Caller, new: NewTask) -> TaskRecord:
-    """The task of this call, which may be an earlier one that it joins (M-TASK-13). Raises
-    StoreUnavailable."""
+    """The task is committed and its doorbell rung when this returns (M-TASK-13); it may be an earlier one that the call
+    joins. Raises StoreUnavailable, LimitReached and KeyReused."""
     for attempt in range(1, TRIES + 1):
         point("call.checked")
         try:

@@ -4,10 +4,10 @@ Bounds of open tasks up to `FAR` hold exactly, however many front ends create at
 owner and then, in the same round trip, counts and inserts. A lone one shares the lock: what it cannot see are the
 creates of others that have not committed, of which there are never more than connections, so it goes through only where
 there is room for all of them besides. Several of one owner in one batch, and one that is closer to the bound, take the
-lock for themselves; that waits for those others, and what is unseen are those before it in its own batch. So creates of
-one owner wait for each other only where they come in crowds or close to a bound, and those of different owners only
-close to the bound of all. One that would fit but for what it does not see is looked at once more, where nothing is
-unseen.
+lock for themselves; that waits for those others, and what is unseen are those before it in its own batch. So creates
+wait for each other only where an owner's come in crowds or close to a bound; and with them those of other owners in the
+same batch. One that would fit but for what it does not see is looked at once more, where nothing is unseen: it came
+close to the bound, or what stood before it in its batch joined another task.
 
 The locks are taken by an execution of their own before the creates of a batch: what a statement sees is as old as its
 beginning, and one that waited for the lock itself would not see what was created meanwhile.
@@ -94,7 +94,10 @@ _counted = tasks.alias("counted")
 
 
 class Room:
-    """Of the statement that creates, what looks whether there is room: for one, or for several at once."""
+    """Of the statement that creates, what looks whether there is room: for one, or for several at once.
+
+    The INSERT takes its rows from `tally`, one for each create by its `id`, where there is `enough`.
+    """
 
     def __init__(self, *, several: bool) -> None:
         given = given_rows if several else given_row
@@ -103,6 +106,7 @@ class Room:
         self.tally = select(
             self._creates.c.id,
             self._creates.c.owner,
+            self._creates.c.alone,
             *(self._creates.c[name] for name in _LIMITS),
             *(self._count(name) for name in _NAMES),
             *(self._unseen(name) for name in _EXACT),
@@ -111,11 +115,23 @@ class Room:
         self.enough = and_(self.tally.c.locks == literal_column("0"), *(self._fits(name) for name in _NAMES))
 
     def counted(self, made: CTE) -> Select[Any]:
-        """Each id that was to be made and its owner, `made` (created_at, now) where it was, and what was counted."""
+        """Each id that was to be made, `made` (created_at, now) where it was, and what was counted, with (`unseen_…`)
+        and without what could not be seen. What was made with it is counted where nothing else was unseen."""
         tally = self.tally
-        told = [column for column in tally.c if column.key not in _LIMITS]
+        beside = {"owner_open": func.count(made.c.id).over(partition_by=tally.c.owner)}
+        beside["all_open"] = func.count(made.c.id).over()
+        counts = [
+            (tally.c[name] + case((tally.c.alone, beside[name]), else_=literal(0)) if name in _EXACT else tally.c[name])
+            for name in _NAMES
+        ]
         source = self._taken.outerjoin(tally, true()).outerjoin(made, made.c.id == tally.c.id)
-        return select(*told, made.c.created_at, made.c.now).select_from(source)
+        return select(
+            tally.c.id,
+            made.c.created_at,
+            made.c.now,
+            *(count.label(name) for name, count in zip(_NAMES, counts, strict=True)),
+            *((tally.c[name] + tally.c[f"unseen_{name}"]).label(f"most_{name}") for name in _EXACT),
+        ).select_from(source)
 
     def _count(self, name: str) -> ColumnElement[int]:
         """Up to the bound; 0 where there is none."""
@@ -128,7 +144,7 @@ class Room:
         return case((bound.is_not(None), many), else_=literal(0)).label(name)
 
     def _unseen(self, name: str) -> ColumnElement[int]:
-        """What others may be creating, and those before it at once with it."""
+        """As many as others may be creating meanwhile, and as stand before it in its batch."""
         connections: ColumnElement[int] = literal_column("current_setting('max_connections')::bigint")
         others = case((self._creates.c.alone, literal(0)), else_=connections)
         whose = self._creates.c[_OF[name]] if name in _OF else None
@@ -167,8 +183,8 @@ class Gate:
         self._plain = plain
         self._within = within
         self._counting = Batches(database, within, {"id": "id"}, large=large, line="owner", arranged=_behind_locks)
-        self._close_by = Batches(database, within, {"owner": "owner"}, large=large, arranged=_behind_locks)
-        """One of each owner at a time, so that nobody stands before it."""
+        self._again = Batches(database, within, {"id": "id"}, most=1, large=large, arranged=_behind_locks)
+        """One after the other, so that nobody stands before one, and each does not wait with a connection."""
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._let_by = 0
         self._near: dict[str, float] = {}
@@ -184,18 +200,13 @@ class Gate:
         if close.all_open is None or given["alone"]:
             row = await self._counting.run(given)
         else:  # a transaction that shares the lock of all is to have one create that the others do not see
-            row = await self._by_itself(given)
+            row = (await self._database.run_many(self._within, _behind_locks([given])))[-1]
         assert row is not None
         if row.created_at is None and _refusal(row, close) is None and self._came_near(values["owner"], row, close):
-            given["alone"] = True
-            row = await (self._close_by.run(given) if close.all_open is None else self._by_itself(given))
+            row = await self._again.run({**given, "alone": True})
             assert row is not None
         self._note(values, row, close)
         return (row, None) if row.created_at is not None else (None, _refusal(row, close))
-
-    async def _by_itself(self, given: dict[str, Any]) -> Row:
-        row: Row = (await self._database.run_many(self._within, _behind_locks([given])))[-1]
-        return row
 
     def _close(self, values: Mapping[str, Any], bounds: Bounds) -> Bounds:
         """Those of the bounds that are not known to be far away."""
@@ -237,8 +248,8 @@ class Gate:
             self._near.clear()
         until = time.monotonic() + NEAR_S
         exact = (
-            (owner, counted.owner_open + counted.unseen_owner_open, close.owner_open),
-            (TOTAL, counted.all_open + counted.unseen_all_open, close.all_open),
+            (owner, counted.most_owner_open, close.owner_open),
+            (TOTAL, counted.most_all_open, close.all_open),
         )
         near = [whose for whose, most, bound in exact if bound is not None and most >= bound]
         self._near.update(dict.fromkeys(near, until))
@@ -257,7 +268,7 @@ def _behind_locks(creates: list[Mapping[str, Any]]) -> list[list[Mapping[str, An
     locks = [(owner, owner in alone) for owner in sorted(owners)]
     total = [each["alone"] for each in creates if each["b_all_open"] is not None]
     if total:
-        locks.append((TOTAL, all(total)))
+        locks.append((TOTAL, all(total)))  # of several all are `alone`: others do not come into a batch (`Gate.create`)
     if not locks:
         return [creates]
     nothing = dict.fromkeys(creates[0])

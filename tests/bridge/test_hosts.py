@@ -113,12 +113,14 @@ class Host:
             self.called.append(tool)
             calling = asyncio.ensure_future(self.peer.call(tool, arguments))
             patience = asyncio.ensure_future(self._patience(tool))
-            await asyncio.wait({calling, patience}, return_when=asyncio.FIRST_COMPLETED)
-            patience.cancel()
-            if calling.done():
-                return await calling
-            calling.cancel()
-            await asyncio.gather(calling, return_exceptions=True)
+            try:
+                await asyncio.wait({calling, patience}, return_when=asyncio.FIRST_COMPLETED)
+                if calling.done():
+                    return await calling
+            finally:
+                calling.cancel()
+                patience.cancel()
+                await asyncio.gather(calling, patience, return_exceptions=True)
             self.timeouts += 1
         return None
 

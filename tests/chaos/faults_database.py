@@ -56,6 +56,7 @@ async def _restarted(run: Run, views: list[View], ending: list[View]) -> list[fl
     if away_s < SURVIVED_LEASES * run.site.lease_s:
         await unharmed(run, views)
     else:
+        run.unjudged += 1
         run.note(f"Postgres took {away_s:.1f} s to be back: workers had to stop what they ran")
         await run.until(lambda: all(view.over for view in views), "the probes end")
     return recovered

@@ -108,6 +108,8 @@ class Verdict:
     """Requests without an answer at a time when nothing was broken."""
     events: list[str]
     seconds: float
+    unjudged: int
+    """Outages that took longer than they were to."""
     lag_s: float
     """By how much the harness woke late, at p99."""
     left_out: dict[str, str]
@@ -171,6 +173,10 @@ class Verdict:
         parts.append(
             f"{os.cpu_count()} cores, load averages {load}; the harness itself woke up to {self.lag_s:.2f} s late (p99)"
         )
+        if self.unjudged:
+            parts.append(
+                f"{self.unjudged} outages took too long to tell whether running tools survive one as it was meant"
+            )
         parts.append(
             f"{len(self.injections)} injections, {len(self.audit.lost)} lost, {len(self.audit.wrong)} wrong,"
             f" {len(self.problems)} left over, {len(self.errors)} requests unanswered at quiet times;"
@@ -224,6 +230,7 @@ async def perform(
         errors=_unanswered(run),
         events=run.events,
         seconds=time.monotonic() - began,
+        unjudged=run.unjudged,
         lag_s=quantile(sorted(run.lags_s), 0.99),
         left_out=plan.left_out(),
         length=plan.length,

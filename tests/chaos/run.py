@@ -94,6 +94,8 @@ class Run:
     injections: list[Injection] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     """What was done, in order; printed when a run fails."""
+    unjudged: int = 0
+    """Outages that took longer than they were to, so that what they cost says nothing."""
     outages: list[tuple[float, float]] = field(default_factory=list)
     """When clients may go without an answer: from, until."""
 

@@ -132,6 +132,18 @@ class DoubtfulDatabase(Database):
             call.committed((sql, rows), wrote=_writes(sql))
         return rows
 
+    async def run_many(
+        self, statement: Prepared, groups: Sequence[Sequence[Mapping[str, Any]]], patience_s: float | None = None
+    ) -> Rows:
+        call, sql = _CALL.get(), statement.executions(groups)[0]
+        said: tuple[str, Rows] | None = None if call is None else call.again(sql)
+        if said is not None:
+            return said[1]
+        rows = await super().run_many(statement, groups, patience_s)
+        if call is not None:
+            call.committed((sql, rows), wrote=_writes(sql))
+        return rows
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         call = _CALL.get()
@@ -240,7 +252,9 @@ class Doubtful(Store):
         self.repeated: list[str] = []
         for batches in (self.attempts._completing, self.attempts._reporting, self.attempts._claims._named):
             _alone(batches)
-        _alone(self.tasks._gate._plain)
+        gate = self.tasks._gate
+        for batches in (gate._plain, gate._counting, gate._again):
+            _alone(batches)
         for noun, names in REPEATED.items():
             methods = getattr(self, noun)
             for name in names:
@@ -288,7 +302,10 @@ def _alone(batches: Batches) -> None:
     `test_unheard`)."""
 
     async def run(values: Mapping[str, Any]) -> Any:
-        return (await batches._database.run(batches._statement, values)).one_or_none()
+        groups = batches._arranged([values])
+        if len(groups) == 1:
+            return (await batches._database.run(batches._statement, values)).one_or_none()
+        return (await batches._database.run_many(batches._statement, groups))[-1]
 
     setattr(batches, "run", run)  # noqa: B010
 

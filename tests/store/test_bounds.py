@@ -142,6 +142,7 @@ async def test_a_create_that_waited_for_the_lock_sees_what_was_created_meanwhile
         await other.close()
 
 
+@pytest.mark.parametrize("store", ["heard"], indirect=True)  # where answers are lost, no two share a batch
 @pytest.mark.parametrize(("crowd", "waits"), [(1, False), (3, True)])
 async def test_a_crowd_of_one_owner_has_the_lock_for_itself_and_a_lone_create_shares_it(
     store: Store, database_url: str, crowd: int, waits: bool
@@ -257,9 +258,11 @@ async def test_a_call_that_was_accepted_may_be_repeated_at_the_bound(store: Stor
     assert none is None
 
 
-async def test_calls_that_join_a_task_take_no_room_from_those_they_came_with(store: Store, database_url: str) -> None:
+@pytest.mark.parametrize("within", [Bounds(owner_open=3), Bounds(all_open=3), Bounds(owner_open=3, all_open=3)])
+async def test_calls_that_join_a_task_take_no_room_from_those_they_came_with(
+    store: Store, database_url: str, within: Bounds
+) -> None:
     """What stands before a call in its batch is unseen, and need not become a task."""
-    within = Bounds(owner_open=3)
     first = await made(store, within, dedupe="once")
     for _ in range(5):
         await execute(database_url, "DELETE FROM tasks WHERE id <> $1", first)
