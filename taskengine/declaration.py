@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_jsonable_python
@@ -30,7 +30,7 @@ from taskengine.tool import SYNC_SUFFIX, TaskMode, Tool
 
 __all__ = ["make_tool", "plain_icons"]
 
-MODES = ("forbidden", "optional", "required")
+MODES = get_args(TaskMode)
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

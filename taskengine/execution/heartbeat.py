@@ -149,7 +149,7 @@ class Heartbeat:
             await store.close()
 
     async def _beat(self, store: Store, presence_key: int | None) -> bool:
-        """Whether the store could be had."""
+        """Whether the store could be had. What nobody thought of counts as had: it is tried again at the usual pace."""
         try:
             async with asyncio.timeout(self._lease_s * FENCE_AT / 2):
                 await self._renew(store, presence_key)

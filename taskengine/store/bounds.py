@@ -90,6 +90,7 @@ _LOCK = {"lock": Text, "whole": Boolean}
 _OF = {"owner_open": "owner", "route_queued": "queue"}
 """Of which owner or queue a count is; without, of all."""
 _EXACT = ("owner_open", "all_open")
+"""Those of open tasks; the others are of what waits."""
 _counted = tasks.alias("counted")
 
 
@@ -115,28 +116,29 @@ class Room:
         self.enough = and_(self.tally.c.locks == literal_column("0"), *(self._fits(name) for name in _NAMES))
 
     def counted(self, made: CTE) -> Select[Any]:
-        """Each id that was to be made, `made` (created_at, now) where it was, and what was counted, with (`unseen_…`)
-        and without what could not be seen. What was made with it is counted where nothing else was unseen."""
+        """Each id that was to be made, `made` (created_at, now) where it was, what was counted, and of what is exact
+        how many it may be at most (`most_…`), with what could not be seen."""
         tally = self.tally
-        beside = {"owner_open": func.count(made.c.id).over(partition_by=tally.c.owner)}
-        beside["all_open"] = func.count(made.c.id).over()
-        counts = [
-            (tally.c[name] + case((tally.c.alone, beside[name]), else_=literal(0)) if name in _EXACT else tally.c[name])
-            for name in _NAMES
-        ]
         source = self._taken.outerjoin(tally, true()).outerjoin(made, made.c.id == tally.c.id)
         return select(
             tally.c.id,
             made.c.created_at,
             made.c.now,
-            *(count.label(name) for name, count in zip(_NAMES, counts, strict=True)),
+            *(self._with_made(name, made) if name in _EXACT else tally.c[name] for name in _NAMES),
             *((tally.c[name] + tally.c[f"unseen_{name}"]).label(f"most_{name}") for name in _EXACT),
         ).select_from(source)
+
+    def _with_made(self, name: str, made: CTE) -> ColumnElement[int]:
+        """The count, with what this statement made, where there is nothing else that it did not see."""
+        tally = self.tally
+        whose = tally.c[_OF[name]] if name in _OF else None
+        beside = case((tally.c.alone, func.count(made.c.id).over(partition_by=whose)), else_=literal(0))
+        return (tally.c[name] + beside).label(name)
 
     def _count(self, name: str) -> ColumnElement[int]:
         """Up to the bound; 0 where there is none."""
         bound = self._creates.c[f"b_{name}"]
-        counts = _counted.c.phase == QUEUED if name.endswith("queued") else _counted.c.ended_at.is_(None)
+        counts = _counted.c.ended_at.is_(None) if name in _EXACT else _counted.c.phase == QUEUED
         if name in _OF:
             counts = and_(counts, _counted.c[_OF[name]] == self._creates.c[_OF[name]])
         found = select(literal(1).label("one")).where(counts).limit(bound).correlate(self._creates).subquery()
